@@ -194,4 +194,4 @@ def _is_on(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
     if lease.node is node:
         return True
     succession = None if lease.node is None else lease.node.succession
-    return succession is not None and succession.heir is node
+    return succession is not None and succession.successor is node

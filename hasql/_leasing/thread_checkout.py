@@ -57,7 +57,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         #: Whether the manager has started; asked on each acquire.
         self.live = False
         #: In a forked child: the checkout that lends there. This one belongs to the parent.
-        self.heir: ThreadCheckout[PoolT, ConnT] | None = None
+        self.child_checkout: ThreadCheckout[PoolT, ConnT] | None = None
 
     # long: the hot path, where every call saved counts
     def take(  # noqa: C901, PLR0912  # as above
@@ -70,8 +70,8 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
         if (tracing := self._tracing) is not None and not lease.number:
             return self._take_traced(lease, tracing)
         if not self.live:
-            if self.heir is not None:
-                return self._take_from(self.heir, lease)
+            if self.child_checkout is not None:
+                return self._take_in_child(self.child_checkout, lease)
             self._enter()
         if (layers := self._layers) is not None and not lease.in_layers:
             if layers.told_of_acquires:
@@ -193,12 +193,14 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 self._give_back(lease)
             raise
 
-    def _take_from(self, heir: "ThreadCheckout[PoolT, ConnT]", lease: Lease[PoolT, ConnT]) -> ConnT:
+    def _take_in_child(
+        self, child: "ThreadCheckout[PoolT, ConnT]", lease: Lease[PoolT, ConnT]
+    ) -> ConnT:
         """Take a connection in a forked child for an acquire that was made before the fork."""
         if lease.fixed_node is not None:
             raise UnknownConnectionError("a pool from before a fork is the parent's")
-        lease.move_to(heir)
-        return heir.take(lease)
+        lease.move_to(child)
+        return child.take(lease)
 
     def _lend(
         self,

@@ -103,14 +103,14 @@ class Resizing(Generic[PoolT, ConnT]):
         """
         empty = self._driver.resized(kwargs, 0, None)
         pool = await self._driver.open(node.endpoint, empty, partial(self._report, node))
-        heir = None
+        successor = None
         with self._routing.guard:
             if self._routing.pool_kwargs is kwargs:  # else a later call has set other arguments
-                heir = self._succeed(node, pool, sizes)
-        if heir is None:
+                successor = self._succeed(node, pool, sizes)
+        if successor is None:
             pool.terminate()
         else:
-            await self._keep(heir)
+            await self._keep(successor)
 
     def _report(self, node: Node[PoolT, ConnT], connection: ConnT, error: BaseException) -> None:
         """Take in the error of a statement, for the node that has the host by now."""
@@ -123,14 +123,14 @@ class Resizing(Generic[PoolT, ConnT]):
         assert node.pool is not None  # noqa: S101  # it was opened
         if not self._routing.has(node):
             return None
-        heir: Node[PoolT, ConnT] = node.make_heir(pool, sizes)
-        succession = Succession(node, heir, self._emptied)
+        successor: Node[PoolT, ConnT] = node.make_successor(pool, sizes)
+        succession = Succession(node, successor, self._emptied)
         for former in node.successions:  # these have not ended yet either
-            former.heir = heir
-        heir.successions = [*node.successions, succession]
+            former.successor = successor
+        successor.successions = [*node.successions, succession]
         node.successions, node.succession = [], succession
-        heir.places_are_back()
-        self._routing.replace(node, heir, pool)
+        successor.offer_returned_places()
+        self._routing.replace(node, successor, pool)
         purge(node, self._book)
         if not node.in_flight:
             self._emptied(succession)
@@ -142,20 +142,20 @@ class Resizing(Generic[PoolT, ConnT]):
             sizes.minimum,
             sizes.maximum,
         )
-        return heir
+        return successor
 
     def _emptied(self, succession: Succession) -> None:
         self._in_loop(self._end, succession)
 
     def _end(self, succession: Succession) -> None:
-        heir: Node[PoolT, ConnT] = succession.heir
+        successor: Node[PoolT, ConnT] = succession.successor
         with self._routing.guard:
-            if succession not in heir.successions:
+            if succession not in successor.successions:
                 return
-            heir.successions.remove(succession)
+            successor.successions.remove(succession)
         succession.former.pool.terminate()
-        if heir.pool is not None and self._routing.serves:
-            task = asyncio.get_running_loop().create_task(self._keep(heir))
+        if successor.pool is not None and self._routing.serves:
+            task = asyncio.get_running_loop().create_task(self._keep(successor))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 

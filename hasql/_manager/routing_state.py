@@ -220,7 +220,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             if state.leaving:
                 node.position = position
             else:
-                node.found_as(found[state.host], position)
+                node.note_discovered(found[state.host], position)
             nodes[state.host] = node
         self.nodes, self._some_leave = nodes, len(nodes) > len(hosts)
         self._apply(step, rerouted=True)
@@ -272,13 +272,13 @@ class RoutingState(Generic[PoolT, ConnT]):
     def replace(
         self,
         node: Node[PoolT, ConnT],
-        heir: Node[PoolT, ConnT],
+        successor: Node[PoolT, ConnT],
         pool: DriverPool[PoolT, ConnT],
     ) -> None:
         """Put another node, with its pool, in the place of a node."""
-        self.nodes[node.host] = heir
-        self.on_pool_opened(heir, pool)
-        heir.in_routing, node.in_routing = node.in_routing, False
+        self.nodes[node.host] = successor
+        self.on_pool_opened(successor, pool)
+        successor.in_routing, node.in_routing = node.in_routing, False
         node.as_master = node.as_replica = False
         self._apply(Step(self.topology), rerouted=True)
 

@@ -165,7 +165,7 @@ class Node(Generic[PoolT, ConnT]):
         role = "master" if self.as_master else "replica" if self.as_replica else "out"
         return f"<Node {self.host} {role} {self.in_flight}/{self.limit} in flight>"
 
-    def found_as(self, found: Discovered, position: int) -> None:
+    def note_discovered(self, found: Discovered, position: int) -> None:
         """Take note of what its discovery source says of it, and of its place among the hosts."""
         self.position = position
         self.priority, self.weight, self.label = found.priority, found.weight, found.label
@@ -189,7 +189,7 @@ class Node(Generic[PoolT, ConnT]):
         """This node, or the one that has taken its place when the pool was resized."""
         node: Node[PoolT, ConnT] = self
         while node.succession is not None:
-            node = node.succession.heir
+            node = node.succession.successor
         return node
 
     @property
@@ -214,17 +214,19 @@ class Node(Generic[PoolT, ConnT]):
         self.sizes = sizes
         self._offer(self.capacity)
 
-    def make_heir(self, pool: DriverPool[PoolT, ConnT], sizes: PoolSizes) -> "Node[PoolT, ConnT]":
+    def make_successor(
+        self, pool: DriverPool[PoolT, ConnT], sizes: PoolSizes
+    ) -> "Node[PoolT, ConnT]":
         """Make a node of the same host with another pool; it knows all that this one knows."""
-        heir: Node[PoolT, ConnT] = Node(self.endpoint, self.position, sizes, self._clock)
+        successor: Node[PoolT, ConnT] = Node(self.endpoint, self.position, sizes, self._clock)
         for name in _INHERITED:
-            setattr(heir, name, getattr(self, name))
-        heir.pool = pool
+            setattr(successor, name, getattr(self, name))
+        successor.pool = pool
         if self.awaits_answer:
-            heir.hold_until_answer()
-        return heir
+            successor.hold_until_answer()
+        return successor
 
-    def places_are_back(self) -> None:
+    def offer_returned_places(self) -> None:
         """Offer the places that earlier pools have got back."""
         if self._retry_at == _NEVER:  # else a connect has failed, and answers to probes offer more
             self._offer(self.capacity)

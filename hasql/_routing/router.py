@@ -174,7 +174,7 @@ class Router(Generic[PoolT, ConnT]):
     def hand_on(self, node: Node[PoolT, ConnT]) -> None:
         """Offer a place that was given back to all that wait for one."""
         if node.succession is not None:
-            node.succession.place_is_back()
+            node.succession.note_returned_place()
         if self._waiters.count:
             self.dispatch(1)
         if self._vacancy is not None:

@@ -60,7 +60,7 @@ class SharedRouter(Router[PoolT, ConnT]):
             raise
 
     def occupy_current(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
-        """Take a place on this node, or on its heir; see `Router.occupy_current`."""
+        """Take a place on this node, or on its successor; see `Router.occupy_current`."""
         current = None
         try:
             with self._guard:  # else its pool could be resized between the two steps

@@ -113,7 +113,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         options, driver, source = self._ingredients
         options = replace(options, pool_factory_kwargs=parts.routing.pool_kwargs)
         self._take(assemble_for_threads(options, driver, source, self._start))
-        parts.checkout.live, parts.checkout.heir = False, self._parts.checkout
+        parts.checkout.live, parts.checkout.child_checkout = False, self._parts.checkout
         self._routing.notifier.take_over(parts.routing.notifier)
         self.set_tracer(parts.routing.tracer)
         if parts.lifetime.closing:
