@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 from hasql.cluster.host import HostSpec
 from hasql.diagnostics import about
 
-__all__ = ("guarded", "say", "soon")
+__all__ = ("guarded", "log_soon", "soon")
 
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
@@ -44,6 +44,8 @@ def soon(function: Callable[..., object], /, *args: object) -> None:
     asyncio.get_running_loop().call_soon(function, *args)
 
 
-def say(log: Callable[..., None], text: str, host: HostSpec, event: str, *more: object) -> None:
+def log_soon(
+    log: Callable[..., None], text: str, host: HostSpec, event: str, *more: object
+) -> None:
     """Log something about a host from the event loop, as `soon` does; the text begins with it."""
     soon(partial(log, text, host, *more, extra=about(event, host=host)))

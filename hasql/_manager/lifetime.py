@@ -11,7 +11,7 @@ from hasql._leasing.lease_infos import infos_of
 from hasql._leasing.loop_binding import LoopBinding
 from hasql._manager.asking import Asking
 from hasql._manager.discovering import Discovering
-from hasql._manager.guarded import say
+from hasql._manager.guarded import log_soon
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
 from hasql._probing.monitors import end_tasks
@@ -93,7 +93,7 @@ class Lifetime(Generic[PoolT, ConnT]):
 
     def is_over(self) -> bool:
         """Tell whether the manager is closed, or the program is about to end."""
-        return self.closed or self._routing.monitors.is_cut_short()
+        return self.closed or self._routing.monitors.are_cancelled()
 
     # Starting
 
@@ -129,7 +129,7 @@ class Lifetime(Generic[PoolT, ConnT]):
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Stop probing a host that has left; it may come back at once, as another node."""
-        say(log.info, "%s is no host any more", node.host, "host_gone")
+        log_soon(log.info, "%s is no host any more", node.host, "host_gone")
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)

@@ -14,7 +14,7 @@ from typing import Any, Generic
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.breaking import purge
 from hasql._leasing.options import InLoop
-from hasql._manager.guarded import say
+from hasql._manager.guarded import log_soon
 from hasql._manager.routing_state import RoutingState
 from hasql._routing.node import Node
 from hasql._routing.succession import Succession
@@ -134,7 +134,7 @@ class Resizing(Generic[PoolT, ConnT]):
         purge(node, self._book)
         if not node.in_flight:
             self._emptied(succession)
-        say(
+        log_soon(
             log.info,
             "%s: its pool has %d to %d connections now",
             node.host,

@@ -10,7 +10,7 @@ from hasql._leasing.breaking import leave_addresses, purge
 from hasql._leasing.hints import Hints
 from hasql._leasing.lease_tracing import tell_of_probe
 from hasql._leasing.loop_binding import LoopBinding
-from hasql._manager.guarded import guarded, say, soon
+from hasql._manager.guarded import guarded, log_soon, soon
 from hasql._manager.notifier import Notifier
 from hasql._manager.options import Options
 from hasql._probing.followed_names import FollowedNames
@@ -110,7 +110,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.on_gone: Callable[[Node[PoolT, ConnT]], None] = _ignore
         #: Called with a node whose pool has opened.
         self.on_pool_opened: Callable[[Node[PoolT, ConnT], Any], None] = _ignore
-        self._some_leave = False
+        self._some_leaving = False
         self.tracer: Tracer | None = None
         #: Whether acquires may still be served: not once the manager is closing.
         self.serves = True
@@ -129,7 +129,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         node = self.nodes.get(host)
         return () if node is None else self._book.out(node)
 
-    def cut_off(self, host: HostSpec) -> None:
+    def terminate_pools(self, host: HostSpec) -> None:
         """Break what is open on a host: its monitor was cancelled from outside of hasql."""
         node = self.nodes.get(host)
         for pool in () if node is None else node.pools:
@@ -201,8 +201,8 @@ class RoutingState(Generic[PoolT, ConnT]):
     @guarded
     def accept_timeline(self) -> None:
         """Forget the timelines seen so far; an older master may win again."""
-        self._apply(self.topology.without_memory(self._clock()), rerouted=True)
-        self.monitors.follow()
+        self._apply(self.topology.without_seen_timelines(self._clock()), rerouted=True)
+        self.monitors.probe_often()
 
     # Hosts that come and go
 
@@ -216,20 +216,20 @@ class RoutingState(Generic[PoolT, ConnT]):
             node = self.nodes.get(state.host)
             if node is None:
                 node = self._node(state.host)
-                say(log.debug, "%s is a host now", node.host, "host_new")
+                log_soon(log.debug, "%s is a host now", node.host, "host_new")
             if state.leaving:
                 node.position = position
             else:
                 node.note_discovered(found[state.host], position)
             nodes[state.host] = node
-        self.nodes, self._some_leave = nodes, len(nodes) > len(hosts)
+        self.nodes, self._some_leaving = nodes, len(nodes) > len(hosts)
         self._apply(step, rerouted=True)
         for node in self.nodes.values():
             if self.names is not None:
                 self.names.begin(node.endpoint)
             self.monitors.begin(node.endpoint)
 
-    def _see_off(self) -> None:
+    def _remove_gone_hosts(self) -> None:
         """Let go of the hosts that leave, each once its leases have ended."""
         gone = {
             state.host: self.nodes[state.host]
@@ -239,7 +239,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         if not gone:
             return
         self.nodes = {host: node for host, node in self.nodes.items() if host not in gone}
-        self._some_leave = any(x.leaving and x.host not in gone for x in self.topology.nodes)
+        self._some_leaving = any(x.leaving and x.host not in gone for x in self.topology.nodes)
         for node in gone.values():
             node.in_routing = node.as_master = node.as_replica = False
             self.on_gone(node)
@@ -324,14 +324,14 @@ class RoutingState(Generic[PoolT, ConnT]):
         for effect in step.effects:
             match effect:
                 case Probe(host=host):
-                    self.monitors.follow(host)
+                    self.monitors.probe_often(host)
                 case Changed(before=before, after=after):
                     self._note(before, after)
                 case Purge(host=host) | AbortLeases(host=host):
                     self._break(self.nodes[host], effect)
         self._router.dispatch()
-        if self._some_leave:
-            self._see_off()
+        if self._some_leaving:
+            self._remove_gone_hosts()
         self.on_news()
 
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
@@ -340,7 +340,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.openings.give_up(node)  # a pool that is being opened is from before, too
         elif aborted := self._book.abort(node, spared_server=effect.spared_server):
             leases = counted(aborted, "lease")
-            say(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)
+            log_soon(log.warning, "%s: %s aborted", node.host, "leases_aborted", leases)
 
     def _note(self, before: NodeState, after: NodeState) -> None:
         """Report a change; let no acquire wait for a connect to a host that has gone quiet."""
@@ -349,7 +349,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.names.note_host(after.host, answers=after.health is Health.UP)
         node = self.nodes[after.host]
         if after.health is Health.SUSPECT and node.pool is not None:
-            say(log.debug, "%s has gone quiet", after.host, "host_quiet")
+            log_soon(log.debug, "%s has gone quiet", after.host, "host_quiet")
             node.pool.end_connects()  # acquires that wait for one may go elsewhere
 
     def _note_masters(self) -> None:

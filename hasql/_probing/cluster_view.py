@@ -26,5 +26,5 @@ class ClusterView(Protocol):
         """Return the leases in use on a host."""
         ...
 
-    def cut_off(self, host: HostSpec) -> None:
+    def terminate_pools(self, host: HostSpec) -> None:
         """Break all that is open on a host: its monitor was cancelled from outside hasql."""

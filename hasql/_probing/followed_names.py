@@ -99,16 +99,16 @@ class FollowedNames:
             self._missed.discard(host)
         elif host not in self._missed:
             self._missed.add(host)
-            self._hurry(host)
+            self._look_up_now(host)
 
     def note_masters(self, known: bool, /) -> None:  # noqa: FBT001  # the one fact there is
         """Take note whether a master is known: if not, it may be at a new address."""
         self._no_master = not known
         if not known:
             for host in self._tasks:
-                self._hurry(host)
+                self._look_up_now(host)
 
-    def _hurry(self, host: HostSpec) -> None:
+    def _look_up_now(self, host: HostSpec) -> None:
         if (wait := self._waits.get(host)) is not None and not wait.done():
             wait.set_result(None)
 

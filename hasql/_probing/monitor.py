@@ -97,7 +97,7 @@ class Monitor:
         """Probe until cancelled, and leave nothing open then. In a forked child this returns."""
         try:
             while not self._view.inherited:
-                self._take_look_in()
+                self._use_found_server()
                 await self._probe()
                 self._look_if_due()
                 await self._pause()
@@ -166,11 +166,11 @@ class Monitor:
         state = self._state
         return state is not None and state.exclusion is Exclusion.FENCED
 
-    def look_afresh(self) -> None:
+    def ask_fresh_look(self) -> None:
         """Ask over a new connection, too, with the next probe: the name may lead elsewhere."""
         self._looks.ask()
 
-    def hint(self) -> bool:
+    def probe_on_hint(self) -> bool:
         """Probe because of a lease on this host, if that begins no burst.
 
         Returns whether that is at once; else it is a little later, once for all hints until then.
@@ -359,7 +359,7 @@ class Monitor:
             self._looks.begin(look, lambda: self.probe_by(self._clock()))
 
     async def _look_afresh(self, known: Reading, *, elsewhere: bool) -> Found | None:
-        prober, began = self._prober.twin(elsewhere=elsewhere), self._clock()
+        prober, began = self._prober.copy_for_look(elsewhere=elsewhere), self._clock()
         with self._stall_timer(self._refresh_timeout) as limit:
             session, reading = await prober.open(limit, self._on_lost)
         if is_another_server(known, reading):
@@ -374,7 +374,7 @@ class Monitor:
                 self._answered(began, reading, afresh=False, elsewhere=False)
         return None
 
-    def _take_look_in(self) -> None:
+    def _use_found_server(self) -> None:
         """Go on with another server that a look has found, unless the present one is better."""
         known, found, state = self._known, self._looks.take(), self._state
         if found is None:

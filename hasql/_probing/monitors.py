@@ -25,7 +25,7 @@ _END_TIMEOUT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
-class _Running:
+class _RunningMonitor:
     """A monitor and the task it runs in."""
 
     monitor: Monitor
@@ -43,7 +43,7 @@ class Monitors:
         self._clock = options.clock
         self._view = view
         self._bursts = Bursts(options.clock)
-        self._running: dict[HostSpec, _Running] = {}
+        self._running: dict[HostSpec, _RunningMonitor] = {}
 
     def begin(self, endpoint: Endpoint) -> None:
         """Probe a host from now on, unless it is probed already."""
@@ -53,7 +53,7 @@ class Monitors:
             endpoint, self._driver, self._options, self._view, self._bursts, self._lost
         )
         task = asyncio.get_running_loop().create_task(self._run(monitor))
-        self._running[endpoint.host] = _Running(monitor, task)
+        self._running[endpoint.host] = _RunningMonitor(monitor, task)
 
     def stop(self, host: HostSpec) -> list[asyncio.Task[None]]:
         """Stop probing a host; return the task that has to be ended for that, if any."""
@@ -84,7 +84,7 @@ class Monitors:
         running = self._running.get(host)
         return running is not None and running.monitor.leave_if_moved()
 
-    def follow(self, host: HostSpec | None = None) -> None:
+    def probe_often(self, host: HostSpec | None = None) -> None:
         """Probe every host often for a while, because something has changed.
 
         With a `host`, only its health has changed; while there is a master, that counts as evidence
@@ -110,7 +110,7 @@ class Monitors:
             # The name of a replaced master may by now lead to where this host's name has led.
             for each in self._running.values():
                 if each is running or each.monitor.is_replaced:
-                    each.monitor.look_afresh()
+                    each.monitor.ask_fresh_look()
             return False
         if evidence is not None:
             if not self._bursts.begin_by_evidence(host, evidence):
@@ -121,7 +121,7 @@ class Monitors:
             self.probe_all()
             return True
         if not self._bursts.begin_by_hint(urgent=self._is_urgent()):
-            return running.monitor.hint()
+            return running.monitor.probe_on_hint()
         self.probe_all(host)
         return True
 
@@ -133,7 +133,7 @@ class Monitors:
 
     # The tasks
 
-    def is_cut_short(self) -> bool:
+    def are_cancelled(self) -> bool:
         """Tell whether the tasks were cancelled from outside, as by asyncio.run() at its end."""
         # All of them, because a time limit within one task cancels that one for a moment.
         tasks = [running.task for running in self._running.values()]
@@ -168,7 +168,7 @@ class Monitors:
             running = self._running.get(host)
             own = running is not None and running.task is asyncio.current_task()
             if own and not self._view.inherited:
-                self._view.cut_off(host)
+                self._view.terminate_pools(host)
             # The task keeps the exception until it is collected itself. The frames would keep a
             # login alive until then.
             raise without_frames(cancelled)  # noqa: B904  # it is the same

@@ -40,7 +40,7 @@ _MISSING: Final = MappingProxyType(
 _DENIED_FOR = 60.0
 #: For so many `refresh_delay` after a server has told everything, a probe in a hurry asks only for
 #: what may change. That is long enough for a burst and the time before it.
-_WHOLE_FOR = 5
+_COMPLETE_FOR = 5
 
 
 class NoAnswerError(TimeoutError):
@@ -56,7 +56,7 @@ class _Opening:
         self.connecting = asyncio.timeout(None)
         self.session: Session | None = None
         #: Whether it was ended because its name leads elsewhere.
-        self.left_behind = False
+        self.name_moved = False
 
     def leads_away(self) -> bool:
         """Tell whether it leads only to addresses that the host's name has left."""
@@ -97,19 +97,19 @@ class Prober:
         self.pooled = False
         #: Whether `in_hot_standby` was seen to contradict SQL: a pooler answers from memory.
         self.flag_unreliable = False
-        #: The forms that were logged as denied, by this prober and its twins.
+        #: The forms that were logged as denied, by this prober and its copies.
         self._denied: set[ProbeForm] = set()
         #: When the server last told more than its role, and when it last told everything; both by
         #: the clock.
-        self._told_at = self._told_whole_at = float("-inf")
+        self._details_at = self._complete_at = float("-inf")
         #: Whether the host has taken a login since the monitor last set this to False.
         self.login_accepted = False
         #: Whether a limit of the role, or of the database, may have ended a session in a probe.
         self._is_limited = False
-        #: The sessions that are being opened, by this prober and its twins.
+        #: The sessions that are being opened, by this prober and its copies.
         self._openings: dict[_Opening, None] = {}
 
-    def twin(self, *, elsewhere: bool) -> "Prober":
+    def copy_for_look(self, *, elsewhere: bool) -> "Prober":
         """Make a prober that asks beside this one, and begins with the full probe.
 
         If `elsewhere`, it tries another address first than the one that connected last.
@@ -134,11 +134,11 @@ class Prober:
             self._openings[opening] = None
             try:
                 session, reading = await self._open(opening, stall_timer, on_lost)
-                if not (opening.left_behind or self._endpoint.has_left(session.address)):
+                if not (opening.name_moved or self._endpoint.has_left(session.address)):
                     return session, reading
                 session.kill()  # it had answered just before its name moved
             except Exception:
-                anew = opening.left_behind or self._is_limited is not was_limited
+                anew = opening.name_moved or self._is_limited is not was_limited
                 if stall_timer.ended or not anew:
                     raise
             finally:
@@ -177,7 +177,7 @@ class Prober:
         """
         left = [opening for opening in self._openings if opening.leads_away()]
         for opening in left:
-            opening.left_behind = True
+            opening.name_moved = True
             opening.end()
         return bool(left)
 
@@ -197,13 +197,13 @@ class Prober:
 
     async def _ask(self, session: Session, known: Reading | None) -> Reading:
         if known is not None:
-            recent = self._clock() - self._told_at < self._refresh_delay
+            recent = self._clock() - self._details_at < self._refresh_delay
             if recent and await self._confirms(session, known.role):
                 return known
-            changed = await self._changed(session, known)
+            changed = await self._ask_changes(session, known)
             if changed is not None:
                 return changed
-        return await self._whole(session)
+        return await self._ask_all(session)
 
     async def _confirms(self, session: Session, role: Role) -> bool:
         """Tell whether the server still has this role."""
@@ -213,26 +213,26 @@ class Prober:
         self._compare(said, flag)
         return said is role
 
-    async def _changed(self, session: Session, known: Reading) -> Reading | None:
+    async def _ask_changes(self, session: Session, known: Reading) -> Reading | None:
         """Ask for what may have changed since the server told everything; None: ask for all again.
 
         This is done only if answers come from the process of the login. Then there is no pooler in
         between, and what never changes on one server is as true as when the session was opened.
         """
-        since = self._clock() - self._told_whole_at
+        since = self._clock() - self._complete_at
         direct = known.backend_pid is not None and known.backend_pid == session.login_pid
-        if since > _WHOLE_FOR * self._refresh_delay or not direct:
+        if since > _COMPLETE_FOR * self._refresh_delay or not direct:
             return None
         if self._form is not ProbeForm.FULL or None in {known.system_id, known.started_at}:
             return None
         try:
-            return await self._told(session, ProbeForm.CHANGES, known)
+            return await self._ask_form(session, ProbeForm.CHANGES, known)
         except Exception as error:
             if judge_error(self._driver, error) is not Failure.STATEMENT:
                 raise
             return None
 
-    async def _whole(self, session: Session) -> Reading:
+    async def _ask_all(self, session: Session) -> Reading:
         """Ask for everything that the server tells."""
         if self._clock() - self._form_since > _DENIED_FOR:
             self._form = ProbeForm.FULL
@@ -240,7 +240,7 @@ class Prober:
         while True:
             form = self._form
             try:
-                reading = await self._told(session, form)
+                reading = await self._ask_form(session, form)
             except Exception as error:
                 refusals += 1
                 if judge_error(self._driver, error) is not Failure.STATEMENT:
@@ -250,7 +250,7 @@ class Prober:
                     self._step_down(error)
                 continue
             if form is ProbeForm.FULL:
-                self._told_whole_at = self._clock()
+                self._complete_at = self._clock()
             return reading
 
     def _step_down(self, error: Exception) -> None:
@@ -267,7 +267,7 @@ class Prober:
             )  # fmt: skip
         self._form, self._form_since = smaller, self._clock()
 
-    async def _told(
+    async def _ask_form(
         self, session: Session, form: ProbeForm, known: Reading | None = None
     ) -> Reading:
         flag = session.in_hot_standby
@@ -276,7 +276,7 @@ class Prober:
         self._compare(reading.role, flag)
         if reading.backend_pid is not None and session.login_pid is not None:
             self.pooled = reading.backend_pid != session.login_pid
-        self._told_at = self._clock()
+        self._details_at = self._clock()
         return reading
 
     async def _timed(self, asking: Awaitable[_T]) -> _T:

@@ -55,7 +55,7 @@ def judge(nodes: Sequence[NodeState], seen: SeenClusters, rules: Rules, now: flo
     exclusions = _own_exclusions(nodes, seen, rules)
     if rules.fencing:
         seen = _fence(nodes, exclusions, seen)
-    _see_off(nodes, exclusions)
+    _exclude_leaving(nodes, exclusions)
     return Verdict(tuple(exclusions), seen)
 
 
@@ -117,7 +117,7 @@ def _own_exclusions(
     return exclusions
 
 
-def _see_off(nodes: Sequence[NodeState], exclusions: list[Exclusion | None]) -> None:
+def _exclude_leaving(nodes: Sequence[NodeState], exclusions: list[Exclusion | None]) -> None:
     """Exclude the hosts that leave, as soon as others serve in their place.
 
     A source that no longer names the master, or names only hosts that do not answer, may be wrong:

@@ -15,10 +15,10 @@ from hasql.cluster.probe import Reading, Role
 __all__ = (
     "FIRST_TIMELINE",
     "Switch",
-    "remembered",
+    "keep_newest_followed",
     "switch_of",
     "switches_from",
-    "with_what_was_followed",
+    "with_switch",
 )
 
 #: Every history begins with this timeline.
@@ -66,7 +66,7 @@ def switch_of(host: HostSpec, reading: Reading, before: Reading | None) -> Switc
     return Switch(host, timeline, position, reading.last_replayed, ancestor)
 
 
-def with_what_was_followed(reading: Reading, before: Reading | None) -> Reading:
+def keep_newest_followed(reading: Reading, before: Reading | None) -> Reading:
     """Keep the newest timeline that a replica has reported to follow, if it reports less now.
 
     A replica reports less once it no longer receives anything.
@@ -84,7 +84,7 @@ def _server(reading: Reading) -> tuple[int, int] | None:
     return reading.system_id, reading.started_at
 
 
-def remembered(
+def with_switch(
     switches: Mapping[int, tuple[Switch, ...]],
     host: HostSpec,
     reading: Reading,

@@ -11,7 +11,7 @@ from functools import cached_property
 from hasql.cluster.discovered import Discovered
 from hasql.cluster.fencing import SeenClusters, judge
 from hasql.cluster.host import HostSpec
-from hasql.cluster.lineage import remembered, with_what_was_followed
+from hasql.cluster.lineage import keep_newest_followed, with_switch
 from hasql.cluster.probe import Reading, Role
 from hasql.cluster.state import Exclusion, Health, NodeState, Rules
 
@@ -171,7 +171,7 @@ class Topology:
     def observe(self, observation: Observation) -> Step:
         """Take in one observation. An observation older than what is known changes nothing."""
         if isinstance(observation, FirstRoundOver):
-            return self._judged(self.nodes, self.seen, observation.at, over=True)
+            return self._judge(self.nodes, self.seen, observation.at, over=True)
         before = self.node(observation.host)
         after = before and _observed(before, observation)
         if before is None or after is None:
@@ -187,9 +187,9 @@ class Topology:
         else:
             if isinstance(observation, Answered):
                 last = before.reading
-                known = remembered(seen.switches, before.host, observation.reading, last)
+                known = with_switch(seen.switches, before.host, observation.reading, last)
                 seen = replace(seen, switches=known)
-            step = self._judged(nodes, seen, observation.at)
+            step = self._judge(nodes, seen, observation.at)
         breaks = _breaks(step.topology, observation, before)
         return Step(step.topology, (*step.effects, *breaks)) if breaks else step
 
@@ -211,23 +211,23 @@ class Topology:
         ]
         named = {found.host for found in hosts}
         nodes += [replace(node, leaving=True) for node in self.nodes if node.host not in named]
-        return self._judged(tuple(nodes), self.seen, now)
+        return self._judge(tuple(nodes), self.seen, now)
 
     def without(self, gone: Collection[HostSpec], now: float) -> Step:
         """Take out hosts that have left."""
         nodes = tuple(node for node in self.nodes if node.host not in gone)
-        return self._judged(nodes, self.seen, now)
+        return self._judge(nodes, self.seen, now)
 
-    def without_memory(self, now: float) -> Step:
+    def without_seen_timelines(self, now: float) -> Step:
         """Forget which timelines were seen, so that an older one may win again."""
         serving = {node.host for node in self.masters}
         incumbents = {
             cluster: node for cluster, node in self.seen.incumbents.items() if node.host in serving
         }
         seen = replace(self.seen, timelines={}, incumbents=incumbents, losers={}, switches={})
-        return self._judged(self.nodes, seen, now)
+        return self._judge(self.nodes, seen, now)
 
-    def _judged(
+    def _judge(
         self, nodes: tuple[NodeState, ...], seen: SeenClusters, now: float, *, over: bool = False
     ) -> Step:
         """Judge which of these nodes may serve, and find what has to be done about it."""
@@ -266,7 +266,7 @@ def _observed(node: NodeState, observation: Answered | Failed | Quiet) -> NodeSt
             return replace(
                 node,
                 health=Health.UP,
-                reading=with_what_was_followed(reading, node.reading),
+                reading=keep_newest_followed(reading, node.reading),
                 began=began,
                 answered_at=at,
                 silent_since=None,

@@ -9,10 +9,10 @@ import pytest
 from hasql.cluster.host import HostSpec, parse_host
 from hasql.cluster.lineage import (
     Switch,
-    remembered,
+    keep_newest_followed,
     switch_of,
     switches_from,
-    with_what_was_followed,
+    with_switch,
 )
 from hasql.cluster.probe import Reading, Role, UnreadableAnswerError
 from hasql.cluster.topology import Answered, Topology
@@ -266,32 +266,32 @@ def test_a_switch_is_told_by_who_was_promoted_since_its_start() -> None:
 
 def test_what_is_known_of_a_switch_stays_known() -> None:
     standby = Reading(Role.REPLICA, SYSTEM, 21, followed=3)
-    first = remembered({}, B, PROMOTED, standby)
+    first = with_switch({}, B, PROMOTED, standby)
     assert first == {SYSTEM: (BEGUN,)}
-    assert remembered(first, B, PROMOTED, None) is first
-    assert remembered(first, B, replace(PROMOTED, was_standby=False), PROMOTED) is first
-    again = remembered(first, B, replace(PROMOTED, recovered_to=7000), None)
+    assert with_switch(first, B, PROMOTED, None) is first
+    assert with_switch(first, B, replace(PROMOTED, was_standby=False), PROMOTED) is first
+    again = with_switch(first, B, replace(PROMOTED, recovered_to=7000), None)
     assert {*again[SYSTEM]} == {BEGUN, Switch(B, 4, 7000, AT, 1)}
-    assert len(remembered(first, C, PROMOTED, None)[SYSTEM]) == 2
+    assert len(with_switch(first, C, PROMOTED, None)[SYSTEM]) == 2
 
 
 def test_a_replica_that_has_restarted_may_follow_another_timeline() -> None:
     before = Reading(Role.REPLICA, SYSTEM, 21, followed=3)
     for less in (None, 2):
         reading = replace(before, followed=less)
-        assert with_what_was_followed(reading, before) == before
+        assert keep_newest_followed(reading, before) == before
         anew = replace(reading, started_at=22)
         for other in (before, replace(before, followed=None), None):
-            assert with_what_was_followed(anew, other) == anew
+            assert keep_newest_followed(anew, other) == anew
     more = replace(before, followed=4)
-    assert with_what_was_followed(more, before) == more
-    assert with_what_was_followed(PROMOTED, before) == PROMOTED
+    assert keep_newest_followed(more, before) == more
+    assert keep_newest_followed(PROMOTED, before) == PROMOTED
 
 
 def test_the_newest_switches_are_kept_and_no_more() -> None:
-    known = remembered({}, B, PROMOTED, None)
+    known = with_switch({}, B, PROMOTED, None)
     for timeline in range(5, 100):
-        known = remembered(known, B, replace(PROMOTED, timeline=timeline), None)
+        known = with_switch(known, B, replace(PROMOTED, timeline=timeline), None)
     assert [each.timeline for each in known[SYSTEM]] == list(range(99, 83, -1))
 
 
@@ -311,7 +311,7 @@ def test_the_topology_keeps_the_switch_of_the_first_answer_after_a_promotion() -
     assert topology.seen.switches == {SYSTEM: (BEGUN,)}
     answer(replace(PROMOTED, started_at=22, was_standby=False, recovered_to=8000))
     assert topology.seen.switches == {SYSTEM: (BEGUN,)}
-    assert not topology.without_memory(now).topology.seen.switches
+    assert not topology.without_seen_timelines(now).topology.seen.switches
 
 
 def test_a_way_through_timelines_is_found_by_their_ancestors() -> None:

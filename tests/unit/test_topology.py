@@ -157,12 +157,12 @@ def test_9_a_timeline_that_was_seen_is_remembered_while_its_master_is_down() -> 
 def test_9_accept_timeline_lets_an_older_master_serve_again() -> None:
     step = after(master(A, 1), master(B, 1, timeline=2), failed(B, 2), master(A, 3))
     assert masters(step) == set()
-    assert masters(step.topology.without_memory(4)) == {"a"}
+    assert masters(step.topology.without_seen_timelines(4)) == {"a"}
 
 
 def test_9_accept_timeline_leaves_the_serving_master_of_a_split_alone() -> None:
     split = after(master(A, 1), replica(B, 1), master(B, 2)).topology
-    assert masters(split.without_memory(3)) == {"a"}
+    assert masters(split.without_seen_timelines(3)) == {"a"}
 
 
 def test_9_of_equal_timelines_the_incumbent_stays() -> None:
@@ -206,7 +206,7 @@ def test_9_a_source_that_does_not_name_the_loser_for_a_moment_does_not_resolve_a
     # been called.
     assert masters(back.topology.without([A], 7)) == {"b"}
     assert masters(back.topology.observe(master(B, 7, timeline=2))) == {"b"}
-    assert masters(back.topology.without_memory(7)) == {"b"}
+    assert masters(back.topology.without_seen_timelines(7)) == {"b"}
 
 
 def test_9_a_tag_that_is_lifted_does_not_resolve_a_split() -> None:
