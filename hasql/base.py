@@ -183,7 +183,7 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         """Give back what was acquired with ``await``, unless it is lent to another task by now."""
         pool: AsyncPool[PoolT, ConnT] | None
         pool = None if lease.node is None else lease.node.pool  # type: ignore[assignment]  # its face's
-        if pool is not None and pool.is_anothers(connection):
+        if pool is not None and pool.is_held_by_another(connection):
             raise UnknownConnectionError(
                 "this task has given the connection back, and it is lent to another task now; "
                 "release a connection once, and leave one of another task to that"

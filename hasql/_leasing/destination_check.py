@@ -91,7 +91,7 @@ def _is_right(
     if not question.several_servers:
         return True
     if question.server is not None:
-        known.lead_to(key, question.server)
+        known.note_server(key, question.server)
     return question.server == node.server  # they differ if the name has moved meanwhile
 
 

@@ -45,7 +45,7 @@ class FollowedNames:
         make_source: Makes the source that looks names up.
         options: The manager's options.
         on_answer: Is called after each answer, with the host and with a function that makes new
-            connects lead to where the name leads now: see `Endpoint.lead_to`.
+            connects lead to where the name leads now: see `Endpoint.note_addresses`.
     """
 
     def __init__(
@@ -71,7 +71,7 @@ class FollowedNames:
         """Follow the name of a host, unless it is an address or followed already."""
         host = endpoint.host
         if host not in self._tasks and is_name(host):
-            endpoint.expect_answer()
+            endpoint.begin_first_lookup()
             follow = self._follow(endpoint, self._source)
             self._tasks[host] = asyncio.get_running_loop().create_task(follow)
 
@@ -141,8 +141,8 @@ class FollowedNames:
                 if before and {*before} != {*history.addresses}:
                     addresses, extra = ", ".join(history.addresses), about("name_moved", host=host)
                     log.info("%s leads to %s now", host, addresses, extra=extra)
-                self._on_answer(host, partial(endpoint.lead_to, history.addresses, has_left))
-            endpoint.end_wait()
+                self._on_answer(host, partial(endpoint.note_addresses, history.addresses, has_left))
+            endpoint.end_first_lookup()
             await self._wait(host, began, delay)
 
     async def _wait(self, host: HostSpec, began: float, delay: float) -> None:

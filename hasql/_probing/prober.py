@@ -128,7 +128,7 @@ class Prober:
         This begins anew if the host's name moves meanwhile, or if a limit of the role has ended the
         session; the next session does without that limit.
         """
-        await self._endpoint.settle()
+        await self._endpoint.await_first_lookup()
         while True:
             opening, was_limited = _Opening(self._endpoint), self._is_limited
             self._openings[opening] = None

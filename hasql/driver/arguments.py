@@ -38,10 +38,10 @@ def refuse_keywords(kwargs: Mapping[str, Any], reasons: Mapping[str, str], said:
             raise ConfigurationError(f"{said.format(name)}: {reasons[name]}")
 
 
-def refuse_all(kwargs: Mapping[str, Any], whose: str) -> None:
+def refuse_all(kwargs: Mapping[str, Any], owner: str) -> None:
     """Refuse every argument, for a call of the driver's that takes none. Raises TypeError."""
     if kwargs:
-        raise TypeError(f"{whose} takes no arguments, but got {', '.join(kwargs)}")
+        raise TypeError(f"{owner} takes no arguments, but got {', '.join(kwargs)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ def with_bounds(
     return {**kwargs, names[0]: minimum, names[1]: maximum}
 
 
-def check_keywords(kwargs: Mapping[str, Any], known: Collection[str], whose: str) -> None:
+def check_keywords(kwargs: Mapping[str, Any], known: Collection[str], owner: str) -> None:
     """Refuse arguments that the driver's pool does not know.
 
     Raises ConfigurationError.
@@ -76,7 +76,7 @@ def check_keywords(kwargs: Mapping[str, Any], known: Collection[str], whose: str
         if name not in known:
             close = get_close_matches(name, known, n=1)
             hint = f"; did you mean {close[0]!r}?" if close else ""
-            msg = f"pool_factory_kwargs: {whose} takes no argument {name!r}{hint}"
+            msg = f"pool_factory_kwargs: {owner} takes no argument {name!r}{hint}"
             raise ConfigurationError(msg)
 
 

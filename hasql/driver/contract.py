@@ -228,7 +228,7 @@ class AsyncPool(DriverPool[PoolT, ConnT], Protocol[PoolT, ConnT]):
         """
         del connection
 
-    def is_anothers(self, connection: ConnT) -> bool:
+    def is_held_by_another(self, connection: ConnT) -> bool:
         """Tell whether the current task held the connection before, and another holds it now."""
         del connection
         return False
@@ -336,7 +336,7 @@ class Driver(Protocol[PoolT, ConnT]):
     #: whether the pool closes such a connection without being asked for one.
     ages: ClassVar[Mapping[str, tuple[str, bool]]] = {}
     #: Whether asking an idle connection something counts as a use of it for "max_idle".
-    questions_are_uses: ClassVar[bool] = False
+    checks_count_as_use: ClassVar[bool] = False
 
     def sizes(self, kwargs: Mapping[str, Any]) -> PoolSizes:
         """Check the arguments meant for the pool and return its sizes; opens nothing.

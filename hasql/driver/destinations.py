@@ -113,7 +113,7 @@ class Destinations:
         if key in self._open:
             self.made_read_only.add(key)
 
-    def lead_to(self, key: Hashable, server: Server) -> None:
+    def note_server(self, key: Hashable, server: Server) -> None:
         """Take note of the server that a connection leads to."""
         self._servers[key] = server
 

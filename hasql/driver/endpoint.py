@@ -24,10 +24,10 @@ _T = TypeVar("_T")
 #: address was merely slow, up to the second of these.
 _STAGGER, _LONGEST_STAGGER = 0.25, 1.0
 #: Seconds that the first connect waits for the name to be looked up. Then the driver looks it up.
-_FIRST_ANSWER = 0.1
+_FIRST_LOOKUP_TIMEOUT = 0.1
 
 
-class _Whereabouts:
+class _KnownAddresses:
     """What is known of where one name leads."""
 
     def __init__(self, address: str) -> None:
@@ -35,7 +35,7 @@ class _Whereabouts:
         #: name.
         self.addresses: tuple[str, ...] = (address,) if address else ()
         #: Pending while the name is looked up for the first time.
-        self.first_answer: asyncio.Future[None] | None = None
+        self.first_lookup: asyncio.Future[None] | None = None
         #: Tells whether the name has left an address.
         self.has_left: Callable[[str], bool] = _never
         #: The address that connected last, which is tried first.
@@ -70,7 +70,7 @@ class LoginSource(Protocol):
 class Endpoint:
     """One host, as an adapter connects to it.
 
-    Whatever follows the host's name reports its addresses here, with `lead_to`.
+    Whatever follows the host's name reports its addresses here, with `note_addresses`.
     """
 
     def __init__(
@@ -89,7 +89,7 @@ class Endpoint:
         self.logins = logins
         #: The login of one connection.
         self._login: Login | None = None
-        self._whereabouts = _Whereabouts(host.address)
+        self._known = _KnownAddresses(host.address)
         self._elsewhere = False
 
     def with_dsn(self, dsn: str) -> "Endpoint":
@@ -140,35 +140,35 @@ class Endpoint:
 
     # Where the name leads
 
-    def expect_answer(self) -> None:
+    def begin_first_lookup(self) -> None:
         """Take note that the name is being looked up for the first time."""
-        self._whereabouts.first_answer = asyncio.get_running_loop().create_future()
+        self._known.first_lookup = asyncio.get_running_loop().create_future()
 
-    def end_wait(self) -> None:
+    def end_first_lookup(self) -> None:
         """End the wait for the first answer: it is there, or there is none so far."""
-        first = self._whereabouts.first_answer
-        self._whereabouts.first_answer = None
+        first = self._known.first_lookup
+        self._known.first_lookup = None
         if first is not None and not first.done():
             first.set_result(None)
 
-    async def settle(self) -> None:
+    async def await_first_lookup(self) -> None:
         """Wait a moment for the first answer, if there is none yet; no acquire calls this."""
-        if (first := self._whereabouts.first_answer) is not None:
-            await asyncio.wait([first], timeout=_FIRST_ANSWER)
+        if (first := self._known.first_lookup) is not None:
+            await asyncio.wait([first], timeout=_FIRST_LOOKUP_TIMEOUT)
 
-    def lead_to(self, addresses: tuple[str, ...], has_left: Callable[[str], bool]) -> bool:
+    def note_addresses(self, addresses: tuple[str, ...], has_left: Callable[[str], bool]) -> bool:
         """Take note of the addresses to dial, and of what tells whether the name has left one.
 
         Return whether the name has left an address that was dialled until now.
         """
-        before = self._whereabouts.addresses
-        self._whereabouts.addresses, self._whereabouts.has_left = addresses, has_left
+        before = self._known.addresses
+        self._known.addresses, self._known.has_left = addresses, has_left
         return any(map(has_left, before))
 
     @property
     def addresses(self) -> tuple[str, ...]:
         """The addresses to dial, in this order. Empty: the driver resolves the name."""
-        addresses, last = self._whereabouts.addresses, self._whereabouts.last
+        addresses, last = self._known.addresses, self._known.last
         if len(addresses) <= 1 or last not in addresses:
             return addresses
         if self._elsewhere:
@@ -180,21 +180,21 @@ class Endpoint:
     @property
     def last(self) -> str | None:
         """The address that connected last; None: none has."""
-        return self._whereabouts.last
+        return self._known.last
 
     def note_connected(self, address: str | None) -> None:
         """Make later connects try this address first, unless this is only a look elsewhere."""
         if not self._elsewhere:
-            self._whereabouts.last = address
+            self._known.last = address
 
     @property
     def stagger(self) -> float:
         """Seconds that a connect may take before the next address is tried beside it."""
-        return self._whereabouts.stagger
+        return self._known.stagger
 
     def note_race(self, *, in_time: bool, others: bool) -> None:
         """Take note of how the first address did, and of whether others were being tried."""
-        known = self._whereabouts
+        known = self._known
         if not in_time:
             known.stagger = _STAGGER
         elif others:
@@ -202,11 +202,11 @@ class Endpoint:
 
     def has_left(self, address: str | None) -> bool:
         """Tell whether the name no longer leads to the address that a connection was opened to."""
-        return address is not None and self._whereabouts.has_left(address)
+        return address is not None and self._known.has_left(address)
 
     def shows(self, address: str | None) -> bool:
         """Tell whether the last answer of the name has this address, or there is no answer."""
-        shown = self._whereabouts.addresses
+        shown = self._known.addresses
         return address is None or not shown or plain_address(address) in map(plain_address, shown)
 
     # Connecting

@@ -32,7 +32,7 @@ class HolderNotes:
         task = asyncio.current_task()
         self._held_by = None if task is None else ref(task)
 
-    def is_anothers(self) -> bool:
+    def is_held_by_another(self) -> bool:
         """Tell whether the current task held it before and another task holds it now.
 
         A task that has ended holds nothing: it acquired the connection on behalf of another, as
@@ -56,5 +56,5 @@ class ReusesObjects:
 
     # These call the methods of `HolderNotes` on the connection, in C: a Python method costs more.
     hold: Any = methodcaller("hold")
-    is_anothers: Any = methodcaller("is_anothers")
+    is_held_by_another: Any = methodcaller("is_held_by_another")
     note_release: Any = methodcaller("note_release")

@@ -47,21 +47,21 @@ class Begun(Generic[_T]):
 
 
 def begin_detachable(
-    work: Awaitable[None], detach: "Callable[[Detachable[None], Any], bool]", whose: object
+    work: Awaitable[None], detach: "Callable[[Detachable[None], Any], bool]", argument: object
 ) -> "Detachable[None] | None":
     """Take the first step of some work as `begin` does; the rest can be detached."""
     steps = work.__await__()
     paused_on = next(steps, _ENDED)
-    return None if paused_on is _ENDED else Detachable(steps, paused_on, detach, whose)
+    return None if paused_on is _ENDED else Detachable(steps, paused_on, detach, argument)
 
 
 class Detachable(Generic[_T]):
     """The rest of some work whose first step was taken by hand, for one task after another.
 
     A cancellation of the task that awaits it does not reach the work. Instead, `detach` is called
-    with this object and with `whose`, what the work is for. If it returns True, another task awaits
-    the work from now on, and the cancellation is raised in the task that was cancelled. If it
-    returns False, the work is cancelled.
+    with this object and with `argument`. If it returns True, another task awaits the work from now
+    on, and the cancellation is raised in the task that was cancelled. If it returns False, the work
+    is cancelled.
 
     So the work must not belong to a task, as code within `asyncio.timeout` or a cancel scope does.
     It needs no task of its own as long as nothing is cancelled.
@@ -73,6 +73,7 @@ class Detachable(Generic[_T]):
     # would last for one more turn of the event loop.
 
     __slots__ = (
+        "_argument",
         "_asyncio_future_blocking",
         "_context",
         "_detach",
@@ -81,7 +82,6 @@ class Detachable(Generic[_T]):
         "_message",
         "_steps",
         "_wake",
-        "_whose",
         "get_loop",
     )
 
@@ -90,12 +90,12 @@ class Detachable(Generic[_T]):
         steps: Generator[Any, Any, _T],
         paused_on: Any,  # a future of any kind, or None
         detach: Callable[["Detachable[_T]", Any], bool],
-        whose: object,
+        argument: object,
     ) -> None:
         self._steps = steps
         self._future = paused_on
         self._detach = detach
-        self._whose = whose
+        self._argument = argument
 
     def __await__(self) -> Generator[Any, Any, _T]:
         error: BaseException | None = None
@@ -111,7 +111,7 @@ class Detachable(Generic[_T]):
                     yield self
             except BaseException as raised:  # for the work, unless the task is cancelled
                 if self._is_cancelled(raised):
-                    if self._detach(self, self._whose):
+                    if self._detach(self, self._argument):
                         raise
                     if future is not None:
                         future.cancel()

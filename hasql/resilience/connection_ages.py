@@ -124,7 +124,7 @@ def left_of_ages(
         None if driver.ages.get(name, ("", False))[1] else getattr(lifecycle, name)
         for name in ("max_lifetime", "max_idle")
     )
-    if driver.questions_are_uses and lifecycle.check_idle is not None:
+    if driver.checks_count_as_use and lifecycle.check_idle is not None:
         # The pool takes each test for a use, so to it no connection would ever be idle for long.
         idle = lifecycle.max_idle
     return lifetime, idle

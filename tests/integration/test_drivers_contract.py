@@ -341,7 +341,7 @@ async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
     """
     (host,) = Dsn.parse(node.dsn).hosts
     endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
-    endpoint.lead_to(addresses, frozenset[str]().__contains__)
+    endpoint.note_addresses(addresses, frozenset[str]().__contains__)
     async with AsyncExitStack() as stack:
         for other in ("127.0.0.2", "127.0.0.3"):
             way = Forwarder(Place(host.host, host.port), listen=other, listen_port=host.port)
@@ -430,13 +430,13 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
         opened(kit, endpoint, most=4) as pool,
     ):
         leased, idle = [await pool.acquire() for _ in range(2)]
-        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1"}.__contains__)
+        endpoint.note_addresses(("127.0.0.3",), {"127.0.0.1"}.__contains__)
         well = await pool.acquire()
         for connection in (idle, well):
             await pool.release(connection)
         pool.drain([leased], endpoint.has_left)
-        assert pool.size == 3  # the name has not left their addresses
-        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
+        assert pool.size == 3  # nothing has left the name yet
+        endpoint.note_addresses(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
         pool.drain([leased], endpoint.has_left)
         assert pool.size == 2
         assert await kit.value(leased, "SELECT 1") == 1
@@ -528,14 +528,14 @@ async def test_who_gives_back_twice_is_told_from_who_holds_it_now(
             return connection
 
         first = await take()
-        assert not pool.is_anothers(first)
+        assert not pool.is_held_by_another(first)
         pool.note_release(first)
         await pool.release(first)
         given, over = asyncio.Event(), asyncio.Event()
 
         async def another() -> None:
             second = await take()
-            assert not pool.is_anothers(second)
+            assert not pool.is_held_by_another(second)
             given.set()
             await over.wait()
             assert pool.key(second) is not None
@@ -546,7 +546,7 @@ async def test_who_gives_back_twice_is_told_from_who_holds_it_now(
         same: list[bool] = []
         task = asyncio.create_task(another())
         await given.wait()
-        anothers = pool.is_anothers(first)
+        anothers = pool.is_held_by_another(first)
         over.set()
         await task
         # Where each lease has an object of its own, there is nothing to tell apart.

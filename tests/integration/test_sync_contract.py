@@ -459,13 +459,13 @@ async def test_a_pool_that_lost_all_is_refilled_when_the_host_answers(
 ) -> None:
     endpoint = endpoint_of(f"{pg_cluster.master.dsn}?application_name={application}")
     async with opened(filling_sync_kit, endpoint, least=2, most=4) as threads:
-        endpoint.lead_to(("127.0.0.9",), frozenset[str]().__contains__)  # which refuses connections
+        endpoint.note_addresses(("127.0.0.9",), frozenset[str]().__contains__)  # which refuses
         threads.pool.purge([])
         threads.pool.host_answers()  # which is not true
         with pytest.raises(Exception):  # noqa: B017, PT011  # each driver has its own
             await threads.acquire()
         assert threads.pool.size == 0
-        endpoint.lead_to(("127.0.0.1",), frozenset[str]().__contains__)
+        endpoint.note_addresses(("127.0.0.1",), frozenset[str]().__contains__)
         threads.pool.host_answers()
         await until(lambda: threads.pool.idle() == threads.pool.size == 2)
         await until_sessions(pg_cluster.master, application, 2)
@@ -639,12 +639,12 @@ def test_an_interrupted_acquire_loses_no_place(
     pool = asyncio.run(open_pool())
     before = signal.signal(signal.SIGALRM, interrupt)
     try:
-        endpoint.lead_to(("127.0.0.7",), frozenset[str]().__contains__)
+        endpoint.note_addresses(("127.0.0.7",), frozenset[str]().__contains__)
         with black_hole("127.0.0.7", host.port):
             signal.setitimer(signal.ITIMER_REAL, after)
             with pytest.raises(error):
                 pool.acquire(time_left(2.0))
-        endpoint.lead_to(("127.0.0.1",), frozenset[str]().__contains__)
+        endpoint.note_addresses(("127.0.0.1",), frozenset[str]().__contains__)
         for _ in range(3):
             connection = pool.acquire(time_left())
             assert sync_kit.value(connection, "SELECT 1") == 1
@@ -859,7 +859,7 @@ async def name_of(node: LocalNode, *addresses: str) -> AsyncIterator[Endpoint]:
     """Yield a host whose name has these addresses; 127.0.0.2 and 127.0.0.3 lead to the server."""
     (host,) = Dsn.parse(node.dsn).hosts
     endpoint = endpoint_of(node.dsn.replace(f"@{host.host}:", f"@{NAME}:", 1))
-    endpoint.lead_to(addresses, frozenset[str]().__contains__)
+    endpoint.note_addresses(addresses, frozenset[str]().__contains__)
     place = Place(host.host, host.port)
     async with (
         Forwarder(place, listen="127.0.0.2", listen_port=host.port),
@@ -928,13 +928,13 @@ async def test_what_its_name_has_left_is_drained_and_what_is_leased_is_spared(
     ):
         pool = threads.pool
         leased, idle = [await threads.acquire() for _ in range(2)]
-        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1"}.__contains__)
+        endpoint.note_addresses(("127.0.0.3",), {"127.0.0.1"}.__contains__)
         well = await threads.acquire()
         for connection in (idle, well):
             await threads.release(connection)
         pool.drain([leased], endpoint.has_left)
-        assert pool.size == 3  # no connection has left the name yet
-        endpoint.lead_to(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
+        assert pool.size == 3  # nothing has left the name yet
+        endpoint.note_addresses(("127.0.0.3",), {"127.0.0.1", "127.0.0.2"}.__contains__)
         pool.drain([leased], endpoint.has_left)
         assert pool.size == 2
         assert await in_thread(sync_kit.value, leased, "SELECT 1") == 1

@@ -12,12 +12,12 @@ from hasql.driver import Endpoint, Failure
 
 async def test_a_connect_during_which_the_name_moves_leads_to_where_it_has_moved() -> None:
     endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
-    endpoint.lead_to(("10.0.0.1",), lambda _: False)
+    endpoint.note_addresses(("10.0.0.1",), lambda _: False)
     discarded: list[str | None] = []
 
     async def dial(address: str | None) -> str | None:
         if address == "10.0.0.1":
-            endpoint.lead_to(("10.0.0.2",), {"10.0.0.1"}.__contains__)
+            endpoint.note_addresses(("10.0.0.2",), {"10.0.0.1"}.__contains__)
         await asyncio.sleep(0)
         return address
 
@@ -36,7 +36,7 @@ def failure_of(error: BaseException) -> Failure:
 async def connect(**outcomes: float | Exception) -> str:
     """Connect to a name with these addresses; each answers after some seconds, or raises."""
     endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
-    endpoint.lead_to((*outcomes,), lambda _: False)
+    endpoint.note_addresses((*outcomes,), lambda _: False)
 
     async def dial(address: str | None) -> str:
         assert address is not None
@@ -51,7 +51,7 @@ async def connect(**outcomes: float | Exception) -> str:
 
 async def test_11_a_second_connection_that_comes_too_late_is_discarded() -> None:
     endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
-    endpoint.lead_to(("10.0.0.1", "10.0.0.2"), lambda _: False)
+    endpoint.note_addresses(("10.0.0.1", "10.0.0.2"), lambda _: False)
     late, discarded = asyncio.Event(), asyncio.Queue[str | None]()
 
     async def dial(address: str | None) -> str | None:
@@ -84,7 +84,7 @@ async def test_that_a_server_is_full_says_more_than_that_another_is_away(
 
 async def test_where_logins_take_long_no_two_are_begun_for_each_connection() -> None:
     endpoint = Endpoint(parse_host("db"), "postgresql://db/app")
-    endpoint.lead_to(("10.0.0.1", "10.0.0.2"), lambda _: False)
+    endpoint.note_addresses(("10.0.0.1", "10.0.0.2"), lambda _: False)
     dialled: list[str | None] = []
 
     async def dial(address: str | None) -> str | None:

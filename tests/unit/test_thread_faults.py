@@ -799,7 +799,7 @@ def test_4_what_comes_back_while_its_host_is_left_is_not_lent_again(
 ) -> None:
     server = fake_cluster("a master")["a"]
     endpoint = Endpoint(server.host, "")
-    endpoint.lead_to(("127.0.0.2",), lambda address: address == "127.0.0.1")
+    endpoint.note_addresses(("127.0.0.2",), lambda address: address == "127.0.0.1")
     for point in count(1):
         node: Node[Any, Any] = Node(endpoint, 0, PoolSizes(0, 2), monotonic)
         node.pool = pool = FakeThreadPool(lambda _: server, endpoint, node.sizes)

@@ -42,11 +42,11 @@ class InnerConnections(AsyncPool[PoolT, ConnT]):
         if inner is not None:
             inner.raw.hold()
 
-    def is_anothers(self, connection: Any) -> bool:
+    def is_held_by_another(self, connection: Any) -> bool:
         # If this is not the slot itself, it is an object of one lease alone, and no other task can
         # hold it.
         inner = self.inner_of(connection)
-        return inner is connection and bool(inner.raw.is_anothers())
+        return inner is connection and bool(inner.raw.is_held_by_another())
 
     def note_release(self, connection: Any) -> None:
         inner = self.inner_of(connection)

@@ -36,7 +36,7 @@ class AsyncpgDriver(Driver[Pool, Connection]):
     ages: ClassVar[Mapping[str, tuple[str, bool]]] = {
         "max_idle": ("max_inactive_connection_lifetime", True),
     }
-    questions_are_uses: ClassVar[bool] = True
+    checks_count_as_use: ClassVar[bool] = True
 
     def __init__(
         self, create_pool: Callable[..., Pool] = asyncpg.create_pool, also: Iterable[str] = ()

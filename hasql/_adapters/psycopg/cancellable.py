@@ -68,7 +68,11 @@ class CancellableConnection(AsyncConnection[Any], HolderNotes):
         if self.used_by_hasql and not (args or kwargs):
             result = await wait_for(gen, self.fileno(), self.abort)
         else:
-            if self.held_before is not None and not self.used_by_hasql and self.is_anothers():
+            if (
+                self.held_before is not None
+                and not self.used_by_hasql
+                and self.is_held_by_another()
+            ):
                 # The worst case would be a commit: it would commit what the other task has done so
                 # far.
                 raise UnknownConnectionError(
