@@ -19,10 +19,10 @@ from hasql._leasing.options import InLoop, ManagerCalls
 from hasql._leasing.returns import Returns
 from hasql._leasing.thread_checkout import ThreadCheckout
 from hasql._leasing.thread_returns import ThreadReturns
-from hasql._manager.asking import Asking
 from hasql._manager.closing import Closing
 from hasql._manager.commit_finder import CommitFinder
 from hasql._manager.discovering import Discovering
+from hasql._manager.discovery_queries import DiscoveryQueries
 from hasql._manager.lifetime import Lifetime
 from hasql._manager.loop_thread import LoopThread
 from hasql._manager.options import Options
@@ -115,12 +115,12 @@ class _CommonParts(Generic[PoolT, ConnT]):
         self.router = router
         self.book: LeaseBook[PoolT, ConnT] = LeaseBook()
         self.routing = RoutingState(driver, options, router, self.book, self.binding, guard)
-        asking = Asking(driver, options, self.routing)
-        self.discovering = Discovering(discovery, asking.ask, options, self.routing.notifier)
+        queries = DiscoveryQueries(driver, options, self.routing)
+        self.discovering = Discovering(discovery, queries.ask, options, self.routing.notifier)
         self.waits = StateWaits(driver, options, self.routing, self.discovering)
         self.commits = CommitFinder(driver, options, self.routing, self.waits)
         self.lifetime = Lifetime(
-            options, self.discovering, asking, self.routing, router, self.book, self.binding
+            options, self.discovering, queries, self.routing, router, self.book, self.binding
         )
         self.commits.on_told = router.wake_drain
         self.lifetime.finds_commits = lambda: self.commits.is_in_use

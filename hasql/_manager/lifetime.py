@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Generic
 from hasql._leasing.book import LeaseBook
 from hasql._leasing.lease_infos import infos_of
 from hasql._leasing.loop_binding import LoopBinding
-from hasql._manager.asking import Asking
 from hasql._manager.discovering import Discovering
+from hasql._manager.discovery_queries import DiscoveryQueries
 from hasql._manager.guarded import log_soon
 from hasql._manager.options import Options
 from hasql._manager.routing_state import RoutingState
@@ -44,7 +44,7 @@ class Lifetime(Generic[PoolT, ConnT]):
         self,
         options: Options,
         discovering: Discovering,
-        asking: Asking[PoolT, ConnT],
+        queries: DiscoveryQueries[PoolT, ConnT],
         routing: RoutingState[PoolT, ConnT],
         router: Router[PoolT, ConnT],
         book: LeaseBook[PoolT, ConnT],
@@ -52,7 +52,7 @@ class Lifetime(Generic[PoolT, ConnT]):
     ) -> None:
         self._options = options
         self._clock = options.clock
-        self._discovering, self._asking = discovering, asking
+        self._discovering, self._queries = discovering, queries
         discovering.on_answer = self._take_over
         routing.on_masters = discovering.note_masters
         routing.on_gone = self._retire
@@ -197,7 +197,7 @@ class Lifetime(Generic[PoolT, ConnT]):
             nodes = self._routing.all_nodes()
             await asyncio.gather(*(self._close(node, deadline) for node in nodes))
         finally:
-            self._asking.close()
+            self._queries.close()
             self.break_all()
             self._routing.stop_learning()
             self.on_closed()

@@ -241,7 +241,9 @@ LAYERS: tuple[frozenset[str], ...] = (
     frozenset({"hasql._manager.notifier", "hasql._manager.options"}),
     frozenset({"hasql._manager.own_session"}),
     frozenset({"hasql._manager.discovering", "hasql._manager.routing_state"}),
-    frozenset({"hasql._manager.asking", "hasql._manager.reporting", "hasql._manager.resizing"}),
+    frozenset(
+        {"hasql._manager.discovery_queries", "hasql._manager.reporting", "hasql._manager.resizing"}
+    ),
     frozenset({"hasql._manager.state_waits"}),
     frozenset({"hasql._manager.commit_finder"}),
     frozenset({"hasql._manager.lifetime"}),

@@ -1,4 +1,4 @@
-"""Asking: runs the questions of a source of hosts over a reserved connection of its own."""
+"""Runs the queries of a source of hosts over a reserved connection of its own."""
 
 import asyncio
 import json
@@ -14,7 +14,7 @@ from hasql.driver import ConnT, Driver, Failure, PoolT
 from hasql.driver.judgement import judge_error
 from hasql.errors import NotAvailableError
 
-__all__ = ("Asking",)
+__all__ = ("DiscoveryQueries",)
 
 # All rows as one value in hexadecimal digits, which COPY need not escape: see `Session.fetch_row`.
 _ALL_ROWS = """
@@ -22,7 +22,7 @@ SELECT encode(convert_to(coalesce(json_agg(asked), '[]')::text, 'UTF8'), 'hex') 
 """
 
 
-class Asking(Generic[PoolT, ConnT]):
+class DiscoveryQueries(Generic[PoolT, ConnT]):
     """Asks one host after the other, beginning with the master, until one answers.
 
     The connection is kept for the next question, while its host is still the first to be asked.
