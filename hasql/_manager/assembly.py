@@ -122,7 +122,7 @@ class _CommonParts(Generic[PoolT, ConnT]):
         self.lifetime = Lifetime(
             options, self.discovering, queries, self.routing, router, self.book, self.binding
         )
-        self.commits.on_told = router.wake_drain
+        self.commits.on_question_ended = router.wake_drain
         self.lifetime.finds_commits = lambda: self.commits.is_in_use
         self.lifetime.on_closed = self.commits.close
 

@@ -59,28 +59,28 @@ class CommitFinder(Generic[PoolT, ConnT]):
         self._session = OwnSession(driver, options)
         self._one_at_a_time = asyncio.Lock()
         #: How many searches are under way, and the units of work that are about to ask.
-        self._asking = 0
+        self._searches = 0
         self._about_to_ask: set[object] = set()
         #: Called when a unit of work has asked, or is not going to ask any more.
-        self.on_told: Callable[[], object] = _nothing
+        self.on_question_ended: Callable[[], object] = _nothing
         #: The mark that was read last, by server.
         self._marks: dict[tuple[int, int, int | None], CommitMark] = {}
 
     @property
     def is_in_use(self) -> bool:
         """Whether a unit of work asks now, or is about to."""
-        return bool(self._asking or self._about_to_ask)
+        return bool(self._searches or self._about_to_ask)
 
-    def expect(self, unit: object) -> None:
+    def expect_question(self, unit: object) -> None:
         """Take note that a unit of work is about to ask; called while its lease is still out."""
         self._about_to_ask.add(unit)
 
-    def told(self, unit: object) -> None:
+    def end_question(self, unit: object) -> None:
         """Take note that it has asked, or is not going to; a second call does no harm."""
         self._about_to_ask.discard(unit)
-        self.on_told()
+        self.on_question_ended()
 
-    def saw(self, mark: CommitMark) -> None:
+    def note_mark(self, mark: CommitMark) -> None:
         """Take note of a mark that was read: it shows how far its server has come."""
         server = mark.server
         if server not in self._marks:
@@ -102,7 +102,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         if mark is None:
             return Outcome.UNKNOWN
         limit = asyncio.timeout(max(0.0, deadline - self._clock()))
-        self._asking += 1
+        self._searches += 1
         try:
             async with limit:
                 outcome = await self._find(mark)
@@ -111,10 +111,10 @@ class CommitFinder(Generic[PoolT, ConnT]):
                 raise
             outcome = Outcome.UNKNOWN
         finally:
-            self._asking -= 1
-            if not self._asking:
+            self._searches -= 1
+            if not self._searches:
                 self._session.close()
-            self.on_told()
+            self.on_question_ended()
         log.info(
             "the commit of transaction %d on %s (timeline %d), whose answer was lost, is %s",
             mark.xid, mark.host, mark.timeline, outcome.value,

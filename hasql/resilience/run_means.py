@@ -15,13 +15,13 @@ __all__ = ("FindsOutcome", "RunMeans")
 class FindsOutcome(Protocol):
     """Finds out what has become of commits, in the manager's event loop."""
 
-    def saw(self, mark: CommitMark) -> None:
+    def note_mark(self, mark: CommitMark) -> None:
         """Note a mark that was read. The thread that has read it calls this."""
 
-    def expect(self, unit: object) -> None:
-        """Note that a unit of work is about to ask. Like `told`, it may be called in any thread."""
+    def expect_question(self, unit: object) -> None:
+        """Note that a unit of work is about to ask. Any thread may call this and `end_question`."""
 
-    def told(self, unit: object) -> None:
+    def end_question(self, unit: object) -> None:
         """Note that a unit of work has asked, or will not ask any more."""
 
     async def find(self, mark: CommitMark | None, deadline: float) -> Outcome:

@@ -55,10 +55,10 @@ class Runs(Generic[PoolT, ConnT]):
     def expect_to_ask(self, unit: UnitOfWork) -> None:
         """Tell the finder of commits that a unit of work is about to ask."""
         unit.asks = True
-        self._means.finder.expect(unit)
+        self._means.finder.expect_question(unit)
 
     def _has_asked(self, unit: UnitOfWork) -> None:
-        self._means.finder.told(unit)
+        self._means.finder.end_question(unit)
         unit.asks = False
 
     def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
@@ -91,7 +91,7 @@ class Runs(Generic[PoolT, ConnT]):
 
     def saw(self, mark: CommitMark) -> None:
         """Pass a mark that was read to the finder of commits."""
-        self._means.finder.saw(mark)
+        self._means.finder.note_mark(mark)
 
     def note_refusal(self, unit: UnitOfWork, error: Exception) -> None:
         """Stop asking a server for marks if it has just refused the question for one."""

@@ -169,7 +169,7 @@ async def test_a_commit_that_was_flushed_is_there_after_a_restart(
         await other.execute(f"INSERT INTO {it.table} VALUES (2)")  # noqa: S608  # ours
         later = await mark_of(other, master)
         await other.close()
-        it.manager._parts.commits.saw(later)  # noqa: SLF001  # as `run` does
+        it.manager._parts.commits.note_mark(later)  # noqa: SLF001  # as `run` does
         if crash:
             master.kill()
             await master.start()

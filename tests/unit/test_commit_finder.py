@@ -96,7 +96,7 @@ async def test_a_later_mark_tells_what_had_been_flushed() -> None:
         finder, mark = finder_of(manager), mark_on(a)
         a.restart()
         assert await finder.find(mark, monotonic() + 20) is Outcome.UNKNOWN
-        finder.saw(replace(mark, xid=101, position=700, flushed=600))
+        finder.note_mark(replace(mark, xid=101, position=700, flushed=600))
         assert await finder.find(mark, monotonic() + 20) is Outcome.COMMITTED
 
 
@@ -192,8 +192,8 @@ async def test_of_a_few_servers_the_last_mark_is_kept() -> None:
     async with manager_of(servers) as manager:
         finder, mark = finder_of(manager), mark_on(servers["a"])
         for started_at in range(100):
-            finder.saw(replace(mark, started_at=started_at))
-        kept = finder._marks  # noqa: SLF001  # there is no other way to see how much it keeps
+            finder.note_mark(replace(mark, started_at=started_at))
+        kept = finder._marks  # noqa: SLF001  # how much it keeps is not to be seen otherwise
         assert [*kept] == [(mark.system_id, number, None) for number in range(92, 100)]
 
 
@@ -353,5 +353,5 @@ def test_a_mark_that_another_thread_enters_ends_no_unit_of_work() -> None:
 
     finder = ThreadManager({"a": server})._parts.commits  # noqa: SLF001  # `run` uses it
     finder._marks = Marks(dict.fromkeys(range(8), mark))  # type: ignore[assignment]  # noqa: SLF001
-    finder.saw(mark)
+    finder.note_mark(mark)
     assert finder._marks[mark.server] is mark  # noqa: SLF001

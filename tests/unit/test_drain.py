@@ -45,8 +45,8 @@ LONG = 10.0
 
 
 def asks(manager: FakeManager | ThreadManager) -> bool:
-    """Tell whether a run is asking for the outcome of its commit."""
-    return bool(manager._parts.commits._asking)  # noqa: SLF001  # nothing public shows it
+    """Tell whether a run asks what has become of its commit."""
+    return bool(manager._parts.commits._searches)  # noqa: SLF001  # there is no other sign of it
 
 
 def told(caplog: pytest.LogCaptureFixture) -> list[str]:
