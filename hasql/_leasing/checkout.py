@@ -119,11 +119,11 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
         pool: AsyncPool[PoolT, ConnT] = node.pool  # type: ignore[assignment]  # an AsyncPool
         kwargs = lease.kwargs
         connection = await (pool.acquire(**kwargs) if kwargs else pool.acquire())
-        while pool.destinations.unsure and not await answers(node, pool, connection):
+        while pool.destinations.maybe_dead and not await answers(node, pool, connection):
             connection = await pool.acquire(**kwargs)
         # A read may have been routed to a master, too. A lease that names its node gets whatever
         # that node's pool has.
-        doubtful = node.as_master and (pool.destinations.doubtful or node.several_servers)
+        doubtful = node.as_master and (pool.destinations.maybe_standby or node.several_servers)
         if doubtful and lease.fixed_node is None:
             await check_destination(node, pool, connection)
         if lease.settings is not None or pool.destinations.lacking:

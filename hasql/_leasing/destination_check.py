@@ -1,7 +1,7 @@
 """The checks of a connection before it is lent: that it is alive, and leads where it should.
 
-Usually no server has to be asked: a checkout first looks at `Destinations.unsure` and
-`Destinations.doubtful`.
+Usually no server has to be asked: a checkout first looks at `Destinations.maybe_dead` and
+`Destinations.maybe_standby`.
 """
 
 import asyncio
@@ -64,7 +64,7 @@ def _question_for(
         raise ConnectionError("it was broken meanwhile")
     flag, server, several = pool.in_hot_standby(connection), node.server, node.several_servers
     if flag is False:
-        known.writes(key)
+        known.note_writes(key)
     # `on` dates from the connection's last answer: after a promotion every connection that was idle
     # still says `on`.
     if flag is not True and (
@@ -87,7 +87,7 @@ def _is_right(
     if not rows or key is None:
         return False  # no key: the connection was broken meanwhile
     if pool.in_hot_standby(connection) is False:
-        known.writes(key)
+        known.note_writes(key)
     if not question.several_servers:
         return True
     if question.server is not None:
@@ -118,20 +118,20 @@ async def answers(
 ) -> bool:
     """Tell whether a connection can be used; a connection that may have ended is asked.
 
-    If it cannot be used, it is broken and given back, and the other open ones count as unsure, too:
+    If it cannot be used, it is broken and given back, and the other open ones may be dead, too:
     a task that has met one connection error must not meet another.
     """
     key, known = pool.key(connection), pool.destinations
-    if key not in known.unsure:
+    if key not in known.maybe_dead:
         return True  # no key: the connection has just ended, as a lent one may at any time
-    known.unsure.discard(key)
+    known.maybe_dead.discard(key)
     try:
         await ask(pool, connection, "SELECT 1", None if node.pooled else _ANSWER)
     except Exception as error:  # noqa: BLE001  # whatever failed, the connection is of no use
         extra = about("connection_lost", host=node.host)
         log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
         await discard(pool, connection)
-        known.doubt_all()
+        known.note_all_maybe_dead()
         return False
     except BaseException:
         await discard(pool, connection)
@@ -216,16 +216,16 @@ def answers_in_thread(
     If it cannot be used, the caller has to discard it.
     """
     key, known = pool.key(connection), pool.destinations
-    if key not in known.unsure:
+    if key not in known.maybe_dead:
         return True
-    known.unsure.discard(key)
+    known.maybe_dead.discard(key)
     try:
         with aborting_after(_time_for(None if node.pooled else _ANSWER, time_left)):
             pool.count_rows(connection, "SELECT 1")
     except Exception as error:  # noqa: BLE001  # whatever failed, the connection is of no use
         extra = about("connection_lost", host=node.host)
         log.debug("%s: an idle connection had ended: %r", node.host, type(error), extra=extra)
-        known.doubt_all()
+        known.note_all_maybe_dead()
         return False
     return True
 

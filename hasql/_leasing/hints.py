@@ -40,7 +40,7 @@ class Hints(Generic[PoolT, ConnT]):
         elif failure is Failure.BROKEN:
             self._signal(node.host)
             if node.pool is not None:  # it may still be open, if the error is another service's
-                node.pool.destinations.doubt(node.pool.key(connection))
+                node.pool.destinations.note_maybe_dead(node.pool.key(connection))
         elif failure is Failure.READ_ONLY:
             lease = self._book.find(connection)
             if lease is not None and lease.request is MASTER and not _writes(node, connection):

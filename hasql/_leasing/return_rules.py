@@ -77,9 +77,9 @@ class ReturnRules(Generic[PoolT, ConnT]):
                 if lease.hit_session_limit or lease.terminated or failure is Failure.LIMIT:
                     return  # the application's own doing, which costs no more than this connection
                 if failure in {None, Failure.BROKEN}:  # None: `release` is told of no error
-                    pool.destinations.doubt_all()
+                    pool.destinations.note_all_maybe_dead()
                     if serving.pool is not None and serving.pool is not pool:
-                        serving.pool.destinations.doubt_all()
+                        serving.pool.destinations.note_all_maybe_dead()
                 self._lost(serving, failure)
             elif (
                 serving.as_replica

@@ -164,7 +164,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             # with arguments it is, because the caller's arguments may be to blame.
             if kwargs or not isinstance(failure, Exception):
                 raise
-            pool.destinations.doubt_all()
+            pool.destinations.note_all_maybe_dead()
             self._note_broken(node, failure)
         finally:
             if not lease.detached:

@@ -94,7 +94,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 connection = (
                     pool.acquire(time_left, **kwargs) if kwargs else pool.acquire(time_left)
                 )
-                while pool.destinations.unsure and not answers_in_thread(
+                while pool.destinations.maybe_dead and not answers_in_thread(
                     node,
                     pool,
                     connection,
@@ -109,7 +109,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if (
                     node.as_master
                     and fixed is None
-                    and (pool.destinations.doubtful or node.several_servers)
+                    and (pool.destinations.maybe_standby or node.several_servers)
                 ):
                     aborting_after = partial(self._aborting_after, pool, connection)
                     check_destination_in_thread(node, pool, connection, time_left, aborting_after)

@@ -26,9 +26,9 @@ class Destinations:
     def __init__(self) -> None:
         #: The connections that said `in_hot_standby = on` when they were last looked at. `off` is
         #: final for a session, so when the set is empty no connection has to be looked at.
-        self.doubtful: set[Hashable] = set()
+        self.maybe_standby: set[Hashable] = set()
         #: Connections that may have ended without a sign: each is asked before a task gets it.
-        self.unsure: set[Hashable] = set()
+        self.maybe_dead: set[Hashable] = set()
         #: By connection: the pool's settings that are not in force on it, because it leads through
         #: a pooler that has refused or ignored them.
         self.lacking: dict[Hashable, tuple[str, ...]] = {}
@@ -71,7 +71,7 @@ class Destinations:
         if read_only:
             self._read_only.add(key)
         if in_hot_standby:
-            self.doubtful.add(key)
+            self.maybe_standby.add(key)
 
     def keys(self) -> set[Hashable]:
         """Return the keys of all open connections."""
@@ -80,33 +80,33 @@ class Destinations:
     def closed(self, key: Hashable) -> None:
         """Forget a connection."""
         self._open.discard(key)
-        self.unsure.discard(key)
+        self.maybe_dead.discard(key)
         self._servers.pop(key, None)
         self._addresses.pop(key, None)
         self._read_only.discard(key)
         self.lacking.pop(key, None)
         self.undone_by_reset.pop(key, None)
         self.made_read_only.discard(key)
-        self.writes(key)
+        self.note_writes(key)
 
-    def doubt(self, key: Hashable) -> None:
+    def note_maybe_dead(self, key: Hashable) -> None:
         """Take note that an open connection may have ended, as far as its last user could tell."""
         if key in self._open:
-            self.unsure.add(key)
+            self.maybe_dead.add(key)
 
-    def doubt_all(self) -> None:
+    def note_all_maybe_dead(self) -> None:
         """Take note that whatever ended one connection may have ended the others.
 
         A server that shuts down, or an administrator, ends many sessions at once. A driver that has
         read a server's last words takes the connection for open until its socket closes.
         """
-        self.unsure.update(self._open.copy())
+        self.maybe_dead.update(self._open.copy())
         # Another thread may have closed some meanwhile, and nothing else would take those out.
-        self.unsure.difference_update(self.unsure.copy() - self._open.copy())
+        self.maybe_dead.difference_update(self.maybe_dead.copy() - self._open.copy())
 
-    def writes(self, key: Hashable) -> None:
+    def note_writes(self, key: Hashable) -> None:
         """Take note that a connection said `off`: its server writes while the session lasts."""
-        self.doubtful.discard(key)
+        self.maybe_standby.discard(key)
 
     def note_made_read_only(self, key: Hashable) -> None:
         """Take note that an open connection was made read-only."""

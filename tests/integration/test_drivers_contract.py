@@ -109,7 +109,7 @@ async def test_a_pool_has_what_it_was_opened_with(kit: Kit, pg_cluster: LocalClu
         assert isinstance(pool.pool, kit.pool_type)
         assert pool.size == pool.idle() == pool.sizes.minimum
         assert pool.sizes.maximum == 2
-        assert not pool.destinations.doubtful
+        assert not pool.destinations.maybe_standby
 
 
 async def test_open_idle_and_leased_connections_are_counted(
@@ -239,7 +239,7 @@ async def test_a_connection_says_whether_its_server_is_a_standby(
         async with opened(kit, node.dsn) as pool:
             connection = await pool.acquire()
             assert pool.in_hot_standby(connection) is on
-            assert len(pool.destinations.doubtful) == (pool.size if on else 0)
+            assert len(pool.destinations.maybe_standby) == (pool.size if on else 0)
             await pool.release(connection)
 
 

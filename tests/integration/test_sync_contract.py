@@ -189,7 +189,7 @@ async def test_a_pool_has_what_it_was_opened_with(
         assert isinstance(pool.pool, sync_kit.pool_type)
         assert pool.size == pool.idle() == pool.sizes.minimum
         assert pool.sizes.maximum == 2
-        assert not pool.destinations.doubtful
+        assert not pool.destinations.maybe_standby
 
 
 async def test_open_idle_and_leased_connections_are_counted(
@@ -307,7 +307,7 @@ async def test_a_connection_says_whether_its_server_is_a_standby(
         async with opened(sync_kit, node.dsn) as threads:
             connection = await threads.acquire()
             assert threads.pool.in_hot_standby(connection) is on
-            assert len(threads.pool.destinations.doubtful) == (threads.pool.size if on else 0)
+            assert len(threads.pool.destinations.maybe_standby) == (threads.pool.size if on else 0)
             await threads.release(connection)
 
 

@@ -1864,7 +1864,7 @@ async def test_4_a_connection_that_is_purged_behind_its_own_answer_is_not_lent(r
             return rows
 
         pool.count_rows = count_rows  # type: ignore[method-assign]
-        pool.destinations.doubt_all()
+        pool.destinations.note_all_maybe_dead()
         async with acquire(timeout=5) as connection:
             assert first.closed
             assert connection is not first

@@ -48,7 +48,7 @@ def test_4_a_lease_that_breaks_has_its_host_held_though_the_pool_was_resized() -
             await lease.__aexit__(type(error), error, None)
             with pytest.raises(NotAvailableError):
                 await manager.acquire_master(timeout=0.01)
-            assert manager.driver.pools[-1].destinations.unsure
+            assert manager.driver.pools[-1].destinations.maybe_dead
 
     run(play(), clock)
 
@@ -81,7 +81,7 @@ def test_4_a_thread_whose_lease_breaks_has_the_host_doubted_though_the_pool_was_
             connection.lose()
             connection.use()
         (_, pool) = manager.driver.pools
-        assert pool.destinations.unsure
+        assert pool.destinations.maybe_dead
 
 
 # Which connections are opened

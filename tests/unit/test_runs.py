@@ -382,7 +382,7 @@ async def test_18_work_that_is_terminated_is_not_begun_again_and_tells_nothing_o
         told = "".join(getattr(met.value, "__notes__", [])) or str(met.value)
         assert "leak_threshold" in told
         assert manager.metrics().breaker == BreakerMetrics(BreakerState.CLOSED, 0, 0, 0)
-        assert not pool.destinations.unsure
+        assert not pool.destinations.maybe_dead
         assert len(servers["a"].probes) == probes
 
 

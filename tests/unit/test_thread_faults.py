@@ -640,7 +640,7 @@ def test_4_a_thread_meets_no_second_of_connections_that_have_broken_together() -
         with manager.acquire_master(timeout=LONG) as connection:
             assert connection not in ended
             connection.use()
-        assert not pool.destinations.unsure
+        assert not pool.destinations.maybe_dead
         assert hosts_of(manager) == [0]
         with manager.acquire_master():
             questions = servers["a"].questions
