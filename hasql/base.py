@@ -235,22 +235,22 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
                 database name or TLS, or when the connect arguments cannot work on any host, such
                 as a misspelt `sslmode` or a certificate file that does not exist.
         """
-        self._lifetime.enter()
+        self._lifetime.ensure_started()
         await self._waits.ready(masters_count, replicas_count, timeout)
 
     async def wait_all_ready(self) -> None:
         """Wait, however long it takes, until all hosts answer."""
-        self._lifetime.enter()
+        self._lifetime.ensure_started()
         await self._waits.all_ready()
 
     async def wait_masters_ready(self, masters_count: int) -> None:
         """Wait, however long it takes, until this many masters are in routing."""
-        self._lifetime.enter()
+        self._lifetime.ensure_started()
         await self._waits.masters_ready(masters_count)
 
     async def wait_replicas_ready(self, replicas_count: int) -> None:
         """Wait, however long it takes, until this many replicas are in routing."""
-        self._lifetime.enter()
+        self._lifetime.ensure_started()
         await self._waits.replicas_ready(replicas_count)
 
     async def wait_next_pool_check(self, timeout: float = 10.0) -> None:
@@ -259,13 +259,13 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         Raises:
             NotAvailableError: Some probe has not ended after `timeout` seconds.
         """
-        self._lifetime.enter()
+        self._lifetime.ensure_started()
         await self._waits.until_probed_anew(timeout)
 
     async def __aenter__(self) -> Self:
         fresh = not self._lifetime.started
         try:
-            self._lifetime.enter()
+            self._lifetime.ensure_started()
             await self._waits.started()
         except BaseException:
             if fresh and self._lifetime.started:

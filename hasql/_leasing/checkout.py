@@ -55,11 +55,11 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
 
         `began` is when the acquire began, by the clock; None: now.
         """
-        if self._tracing is not None and not lease.number:
+        if self._tracing is not None and not lease.trace_number:
             return await self._tracing.take(lease, self.take)
         binding = self._binding
         if binding.thread != get_ident() or not binding.serves():
-            self._enter()
+            self._ensure_started()
         if (layers := self._layers) is not None and not lease.in_layers:
             if layers.told_of_acquires:
                 return await layers.take(lease, self.take)
@@ -87,7 +87,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
                 assert connection is not None  # noqa: S101  # it has just been filled
                 try:
                     fits = node.as_master  # the role may have been lost while the driver connected
-                    if rest is not None and self._is_overtaken(lease, node, connection):
+                    if rest is not None and self._is_stale(lease, node, connection):
                         fits = False
                     elif lease.request is not MASTER:
                         fits = self._may_read(node, lease, connection)
@@ -154,7 +154,7 @@ class Checkout(CheckoutRules[PoolT, ConnT]):
 
     async def find(self, request: Request) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now; if there is none, wait as it would."""
-        self._enter()
+        self._ensure_started()
         node = self._router.occupy(request)
         if node is None:
             seconds = self._acquire_timeout

@@ -64,7 +64,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
         self._returns = returns
         self._acquire_timeout = options.acquire_timeout
         self._clock = options.clock
-        self._enter, self._signal = manager.enter, manager.signal
+        self._ensure_started, self._signal = manager.ensure_started, manager.signal
         self._no_connection = manager.not_available
         #: Set while there is a tracer.
         self._tracing: LeaseTracing[PoolT, ConnT] | None = None
@@ -87,7 +87,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             self._returns.use_layers(layers)
 
     def _occupy_on(self, node: Node[PoolT, ConnT]) -> Node[PoolT, ConnT]:
-        self._enter()  # a closed manager refuses here, because this bypasses the routing
+        self._ensure_started()  # a closed manager refuses here, because this bypasses the routing
         return self._router.occupy_current(node)
 
     def _offer_all(self, node: Node[PoolT, ConnT]) -> None:
@@ -108,12 +108,12 @@ class CheckoutRules(Generic[PoolT, ConnT]):
     ) -> None:
         """Give back a place that has led to no connection; raise if that ends the acquire."""
         try:
-            self._consider(error, node, lease)
+            self._handle_error(error, node, lease)
         finally:
-            del error  # as in `_consider`
+            del error  # as in `_handle_error`
             self._router.vacate(node)
 
-    def _consider(
+    def _handle_error(
         self, error: BaseException, node: Node[PoolT, ConnT], lease: Lease[PoolT, ConnT]
     ) -> None:
         """Return if the acquire should try again, else raise."""
@@ -141,9 +141,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             del error  # its traceback holds this frame, and with it what was taken
 
     @staticmethod
-    def _is_overtaken(
-        lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT
-    ) -> bool:
+    def _is_stale(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], connection: ConnT) -> bool:
         """Tell whether a connection must not be lent, although the pool has just handed it out.
 
         The host may have been purged after the last answer on the connection, but before the task

@@ -49,7 +49,7 @@ class Lease(Generic[PoolT, ConnT]):
     #: The thread that has taken it; 0: a task has.
     thread = 0
     #: Its number for a tracer; 0: it is not traced.
-    number = 0
+    trace_number = 0
     #: What a watch on leases has noted of its acquire: the name of the task or thread, and the
     #: calls that led there. Frames are not noted: they would keep the calls' variables alive.
     task: str | None = None

@@ -57,27 +57,27 @@ class LeaseTracing(Generic[PoolT, ConnT]):
     @contextmanager
     def _telling_of(self, lease: Lease[PoolT, ConnT]) -> Iterator[None]:
         tracer, began = self._tracer, self._clock()
-        lease.number = next(self._numbers)
+        lease.trace_number = next(self._numbers)
         if tracer.acquire_begun is not None:
-            begun = AcquireBegun(lease.number, str(lease.request), lease.timeout)
+            begun = AcquireBegun(lease.trace_number, str(lease.request), lease.timeout)
             _tell(tracer.acquire_begun, begun)
         try:
             yield
         except BaseException as error:
             if tracer.acquire_failed is not None:
-                failed = AcquireFailed(lease.number, self._clock() - began, error)
+                failed = AcquireFailed(lease.trace_number, self._clock() - began, error)
                 _tell(tracer.acquire_failed, failed)
             raise
         node = lease.node
         if tracer.connection_lent is not None and node is not None:
             role = Role.MASTER if node.as_master else Role.REPLICA
-            lent = ConnectionLent(lease.number, node.host, role, lease.lent_at - began)
+            lent = ConnectionLent(lease.trace_number, node.host, role, lease.lent_at - began)
             _tell(tracer.connection_lent, lent)
 
     def waited(self, lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT], seconds: float) -> None:
         """Tell that an acquire has waited for a place on a node."""
-        if self._tracer.acquire_waited is not None and lease.number:
-            waited = AcquireWaited(lease.number, node.host, seconds)
+        if self._tracer.acquire_waited is not None and lease.trace_number:
+            waited = AcquireWaited(lease.trace_number, node.host, seconds)
             _tell(self._tracer.acquire_waited, waited)
 
     def retried(
@@ -87,8 +87,8 @@ class LeaseTracing(Generic[PoolT, ConnT]):
         error: BaseException | None,
     ) -> None:
         """Tell that a node could not serve an acquire."""
-        if self._tracer.acquire_retried is not None and lease.number:
-            retried = AcquireRetried(lease.number, node.host, error)
+        if self._tracer.acquire_retried is not None and lease.trace_number:
+            retried = AcquireRetried(lease.trace_number, node.host, error)
             _tell(self._tracer.acquire_retried, retried)
 
     def returned(
@@ -98,9 +98,9 @@ class LeaseTracing(Generic[PoolT, ConnT]):
         error: BaseException | None,
     ) -> None:
         """Tell that a connection was given back."""
-        if self._tracer.connection_returned is not None and lease.number:
+        if self._tracer.connection_returned is not None and lease.trace_number:
             seconds = self._clock() - lease.lent_at
-            returned = ConnectionReturned(lease.number, node.host, seconds, error)
+            returned = ConnectionReturned(lease.trace_number, node.host, seconds, error)
             _tell(self._tracer.connection_returned, returned)
 
 

@@ -48,7 +48,7 @@ class ManagerCalls:
     """The functions of its manager that a checkout calls."""
 
     #: Starts the manager unless it has started; refuses another event loop, and a closed manager.
-    enter: Callable[[], object]
+    ensure_started: Callable[[], object]
     signal: Signal
     #: Makes the error that says what was not available, and in what state every host is.
     not_available: Callable[[str], NotAvailableError]

@@ -40,7 +40,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
         self._clock = options.clock
         self._signal = signal
 
-    def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
+    def _note_lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
         """Take note that a lease has ended with its connection gone; `failure` is the reason."""
         raise NotImplementedError
 
@@ -52,7 +52,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
         return failure not in {None, Failure.FULL} and node.in_routing
 
     @staticmethod
-    def _is_kept(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
+    def _takes_back(lease: Lease[PoolT, ConnT], node: Node[PoolT, ConnT]) -> bool:
         """Tell whether a node that is not in routing takes back an unbroken connection.
 
         It does if the lease named this node, unless another pool has taken its place since.
@@ -80,7 +80,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
                     pool.destinations.note_all_maybe_dead()
                     if serving.pool is not None and serving.pool is not pool:
                         serving.pool.destinations.note_all_maybe_dead()
-                self._lost(serving, failure)
+                self._note_lost(serving, failure)
             elif (
                 serving.as_replica
                 and not serving.flag_unreliable

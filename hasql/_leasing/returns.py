@@ -136,7 +136,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
             self._overdue.set()
         try:
             self._learn(lease, node, pool, connection, error)
-            if lease.expired or (not node.in_routing and not self._is_kept(lease, node)):
+            if lease.expired or (not node.in_routing and not self._takes_back(lease, node)):
                 # The host is out of routing, or was meanwhile: it is silent, fenced or gone. A
                 # reset would wait for it, and no transaction that is still open there may be
                 # acknowledged.
@@ -234,7 +234,7 @@ class Returns(ReturnRules[PoolT, ConnT]):
         finally:
             await self.give_back(lease, error)
 
-    def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
+    def _note_lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
         self._signal(node.host, Evidence.ELSEWHERE)
         if self._signal(node.host) and self.breaks_others(node, failure):
             self.hold(node)

@@ -67,12 +67,12 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
 
         `began` is when the acquire began, by the clock; None: now.
         """
-        if (tracing := self._tracing) is not None and not lease.number:
+        if (tracing := self._tracing) is not None and not lease.trace_number:
             return self._take_traced(lease, tracing)
         if not self.live:
             if self.child_checkout is not None:
                 return self._take_in_child(self.child_checkout, lease)
-            self._enter()
+            self._ensure_started()
         if (layers := self._layers) is not None and not lease.in_layers:
             if layers.told_of_acquires:
                 return self._take_in_layers(lease, layers)
@@ -119,11 +119,11 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
                 if fits and layers is not None:
                     for lent in layers.lent:
                         lent(lease)
-            except BaseException as error:  # noqa: BLE001  # `_sort_out` may raise it
+            except BaseException as error:  # noqa: BLE001  # `_give_up_in_thread` may raise it
                 if connection is not None:
                     good = isinstance(error, PoolerRefusesError)  # nothing is wrong with it
                     self._discard(lease, pool, connection, keeping=good)
-                self._sort_out(node, lease, error, time_left)
+                self._give_up_in_thread(node, lease, error, time_left)
             else:
                 if fits:
                     return connection
@@ -133,7 +133,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             if clock() >= deadline:
                 raise self._not_available(lease)
 
-    def _sort_out(
+    def _give_up_in_thread(
         self,
         node: Node[PoolT, ConnT],
         lease: Lease[PoolT, ConnT],
@@ -150,7 +150,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             if (tracing := self._tracing) is not None:  # not under the guard: a tracer may wait
                 tracing.retried(lease, node, error)
         finally:
-            del error  # as in `_consider`
+            del error  # as in `_handle_error`
 
     def _prepare(
         self,
@@ -219,7 +219,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
             with self._guard:
                 lease.node = node
                 ended = self._book.enter(lease, connection)
-                if lease.expired or self._is_overtaken(lease, node, connection):
+                if lease.expired or self._is_stale(lease, node, connection):
                     return False
                 fits = node.as_master  # the role may have been lost while the driver connected
                 if lease.request is not MASTER:
@@ -303,7 +303,7 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
     def find(self, request: Request) -> Node[PoolT, ConnT]:
         """Find the node that an acquire would go to now; if there is none, wait as it would."""
         if not self.live:
-            self._enter()
+            self._ensure_started()
         node = self._router.occupy(request)
         if node is None:
             seconds = self._acquire_timeout

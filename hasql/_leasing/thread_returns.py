@@ -177,7 +177,7 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
                 self._overdue.is_set = True
                 self._in_loop(self._overdue.set)
             self._learn(lease, node, pool, connection, error)
-            if lease.expired or (not node.in_routing and not self._is_kept(lease, node)):
+            if lease.expired or (not node.in_routing and not self._takes_back(lease, node)):
                 # The host is out of routing, or was meanwhile: it is silent, fenced or gone. A
                 # reset would wait for it, and no transaction that is still open there may be
                 # acknowledged.
@@ -231,22 +231,22 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         freed = False
         try:
             with self._guard:
-                self._router.free(node)
+                self._router.release_place(node)
                 freed = True
                 self._book.remove(lease)
-                self._router.hand_on(node)
+                self._router.offer_place(node)
         except BaseException:
             with self._guard:
                 if not freed:
-                    self._router.free(node)
+                    self._router.release_place(node)
                 self._book.remove(lease)
-                self._router.hand_on(node)
+                self._router.offer_place(node)
             raise
 
     # The methods below leave the rest to the event loop. A thread cannot wait for the loop's
     # answer, so it holds the host first, and the loop ends the hold if no probe is to come.
 
-    def _lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
+    def _note_lost(self, node: Node[PoolT, ConnT], failure: Failure | None) -> None:
         held, breaks_others = None, self.breaks_others(node, failure)
         if breaks_others:
             with self._guard:

@@ -261,7 +261,7 @@ def assemble(
     signal, leasing = routing.monitors.signal, options.for_leasing()
     cancelled = CancelledReleases(router, book, lifetime.is_over, leasing.hide)
     returns = Returns(router, book, routing.hints, cancelled, binding, leasing, signal)
-    calls = ManagerCalls(lifetime.enter, signal, common.waits.not_available)
+    calls = ManagerCalls(lifetime.ensure_started, signal, common.waits.not_available)
     checkout = Checkout(driver, router, book, returns, binding, leasing, calls)
     new_waiters = partial(AsyncWaiters[Any, Any], options.clock)
     ends, bound_loop = (
@@ -297,9 +297,9 @@ def assemble_for_threads(
     options: Options,
     driver: Driver[PoolT, ConnT],
     discovery: Discovery,
-    enter: Callable[[], object],
+    ensure_started: Callable[[], object],
 ) -> ThreadParts[PoolT, ConnT]:
-    """Make the parts of a manager for threads; `enter` starts it if need be."""
+    """Make the parts of a manager for threads; `ensure_started` starts it if need be."""
     guard, thread = new_guard(), LoopThread()
     router: SharedRouter[PoolT, ConnT] = SharedRouter(options.balancer_policy, guard, thread)
     common = _CommonParts(options, driver, discovery, router, guard)
@@ -312,7 +312,7 @@ def assemble_for_threads(
 
     hints = Hints(driver, book, signal, common.routing.hints.origins)
     returns = ThreadReturns(router, book, hints, leasing, signal, signal_in_loop, guard, thread)
-    calls = ManagerCalls(enter, signal, common.waits.not_available)
+    calls = ManagerCalls(ensure_started, signal, common.waits.not_available)
     checkout = ThreadCheckout(driver, router, book, returns, leasing, calls, guard, thread)
     tell = partial(thread, common.routing.notifier.tell)
     ends = ThreadLeaseEnds(router, book, returns, guard, leasing.hide)

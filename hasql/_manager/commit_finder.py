@@ -127,7 +127,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
         while self._routing.learns:
             node = self._master(mark)
             if node is None:
-                await self._waits.news()
+                await self._waits.next_change()
                 continue
             try:
                 outcome = await self._outcome(mark, node)

@@ -97,7 +97,7 @@ class Lifetime(Generic[PoolT, ConnT]):
 
     # Starting
 
-    def enter(self) -> None:
+    def ensure_started(self) -> None:
         """Start unless started; called on every use, from the loop that uses it.
 
         Raises WrongEventLoopError, and PoolManagerClosedError once closing.

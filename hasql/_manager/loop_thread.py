@@ -124,17 +124,17 @@ class LoopThread:
             self._waited_for.discard(done)
 
     def _wait(self, done: ThreadWaiter[Any], look_every: float | None) -> None:
-        turn: ThreadWaiter[None] | None = None
+        reply: ThreadWaiter[None] | None = None
         # With a limit: if nothing else is left to run, gevent takes a wait without one for a
         # deadlock and raises.
         while not done.ended_within(look_every or _LOOK_UP_FROM_WAITING):
             self._outside.catch_up()
             if look_every is None:
                 continue
-            if turn is not None and not turn.done():
+            if reply is not None and not reply.done():
                 raise _HeldUpError
-            turn = ThreadWaiter()
-            self(turn.set_result, None)
+            reply = ThreadWaiter()
+            self(reply.set_result, None)
 
     def _begin_work(self, work: LoopWork[Any], loop: asyncio.AbstractEventLoop) -> None:
         self._waited_for.add(work.done)

@@ -101,7 +101,7 @@ class RoutingState(Generic[PoolT, ConnT]):
             self.monitors.probe_by,
         )
         #: Called when anything has been learnt.
-        self.on_news: Callable[[], None] = _ignore
+        self.on_change: Callable[[], None] = _ignore
         #: Called with whether a master is known, after the first round and on each change.
         self.on_masters: Callable[[bool], None] = _ignore
         self._masters_known: bool | None = None
@@ -302,12 +302,12 @@ class RoutingState(Generic[PoolT, ConnT]):
         self.warm_ups.end()
         self.masters, self.replicas = [], []
         self._router.close()
-        self.on_news()
+        self.on_change()
 
     def stop_learning(self) -> None:
         """Leave what is known as it is, and wake everyone who waits for more."""
         self.learns = False
-        self.on_news()
+        self.on_change()
 
     # What changes call for
 
@@ -332,7 +332,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._router.dispatch()
         if self._some_leaving:
             self._remove_gone_hosts()
-        self.on_news()
+        self.on_change()
 
     def _break(self, node: Node[PoolT, ConnT], effect: Purge | AbortLeases) -> None:
         if isinstance(effect, Purge):
@@ -392,7 +392,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         node.offer_all()
         # End connects begun while the host did not answer, unless a warm-up has ended them already.
         warmed = not node.cold and node.sizes.minimum == 0
-        if node.pool is not None and not (warmed or self.warm_ups.concern(node)):
+        if node.pool is not None and not (warmed or self.warm_ups.is_under_way(node)):
             node.pool.end_connects()
 
 

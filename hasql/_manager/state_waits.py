@@ -33,18 +33,18 @@ class StateWaits(Generic[PoolT, ConnT]):
         self._routing = routing
         self._discovering = discovering
         #: Ends with the next news; all waiting callers then look again.
-        self._news: asyncio.Future[None] | None = None
-        routing.on_news = self._wake
+        self._change: asyncio.Future[None] | None = None
+        routing.on_change = self._wake
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
 
-    async def news(self) -> None:
+    async def next_change(self) -> None:
         """Wait until something has been learnt."""
-        if self._news is None or self._news.done():
-            self._news = asyncio.get_running_loop().create_future()
-        await asyncio.shield(self._news)
+        if self._change is None or self._change.done():
+            self._change = asyncio.get_running_loop().create_future()
+        await asyncio.shield(self._change)
 
     async def until(self, holds: Callable[[], bool], timeout: float | None, what: str) -> None:
         """Wait until `holds` is true of the routing state.
@@ -57,7 +57,7 @@ class StateWaits(Generic[PoolT, ConnT]):
                 while not holds():
                     if not self._routing.serves:
                         raise PoolManagerClosedError("the pool manager was closed")
-                    await self.news()
+                    await self.next_change()
         except TimeoutError:
             if limit.expired():
                 raise self.not_available(what) from None

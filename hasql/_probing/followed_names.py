@@ -60,7 +60,7 @@ class FollowedNames:
         self._on_answer = on_answer
         self._tasks: dict[HostSpec, asyncio.Task[None]] = {}
         #: The hosts that do not answer, and whether there is no master.
-        self._missed: set[HostSpec] = set()
+        self._silent: set[HostSpec] = set()
         self._no_master = False
         #: By host: the future that ends the wait for the next look-up.
         self._waits: dict[HostSpec, asyncio.Future[None]] = {}
@@ -81,7 +81,7 @@ class FollowedNames:
 
     def stop(self, host: HostSpec) -> list[asyncio.Task[None]]:
         """Stop following a name; return the task that has to be ended for that, if any."""
-        self._missed.discard(host)
+        self._silent.discard(host)
         task = self._tasks.pop(host, None)
         return [] if task is None else [task]
 
@@ -96,9 +96,9 @@ class FollowedNames:
     def note_host(self, host: HostSpec, *, answers: bool) -> None:
         """Take note whether a host answers: a host that does not may have moved."""
         if answers:
-            self._missed.discard(host)
-        elif host not in self._missed:
-            self._missed.add(host)
+            self._silent.discard(host)
+        elif host not in self._silent:
+            self._silent.add(host)
             self._look_up_now(host)
 
     def note_masters(self, known: bool, /) -> None:  # noqa: FBT001  # the one fact there is
@@ -112,8 +112,8 @@ class FollowedNames:
         if (wait := self._waits.get(host)) is not None and not wait.done():
             wait.set_result(None)
 
-    def _is_missed(self, host: HostSpec) -> bool:
-        return self._no_master or host in self._missed
+    def _is_urgent(self, host: HostSpec) -> bool:
+        return self._no_master or host in self._silent
 
     async def _follow(self, endpoint: Endpoint, source: NameSource) -> None:
         """Look one name up, again and again."""
@@ -124,7 +124,7 @@ class FollowedNames:
 
         while True:
             began = self._clock()
-            if self._is_missed(host):
+            if self._is_urgent(host):
                 source.expire(host.host)
             try:
                 answer = await source.lookup_async(host.host)
@@ -147,7 +147,7 @@ class FollowedNames:
 
     async def _wait(self, host: HostSpec, began: float, delay: float) -> None:
         """Wait until a name has to be looked up again, or until its host is missed."""
-        if not self._is_missed(host):
+        if not self._is_urgent(host):
             wait = self._waits[host] = asyncio.get_running_loop().create_future()
             try:
                 async with asyncio.timeout(delay):

@@ -169,9 +169,9 @@ class Router(Generic[PoolT, ConnT]):
     def vacate(self, node: Node[PoolT, ConnT]) -> None:
         """Give a place back; if an acquire waits for it, that gets it now."""
         node.in_flight -= 1
-        self.hand_on(node)
+        self.offer_place(node)
 
-    def hand_on(self, node: Node[PoolT, ConnT]) -> None:
+    def offer_place(self, node: Node[PoolT, ConnT]) -> None:
         """Offer a place that was given back to all that wait for one."""
         if node.succession is not None:
             node.succession.note_returned_place()

@@ -98,10 +98,10 @@ class SharedRouter(Router[PoolT, ConnT]):
         with self._guard:
             super().vacate(node)
 
-    def free(self, node: Node[PoolT, ConnT]) -> None:
+    def release_place(self, node: Node[PoolT, ConnT]) -> None:
         """Count a place as given back, under the guard; if interrupted, it has not happened.
 
-        The caller has to call `hand_on` then.
+        The caller has to call `offer_place` then.
         """
         node.in_flight -= 1  # the only step, so no signal's handler can run after it
 

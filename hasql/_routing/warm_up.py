@@ -66,7 +66,7 @@ class WarmUps(Generic[PoolT, ConnT]):
         finally:
             self._router.vacate(node)
 
-    def concern(self, node: Node[PoolT, ConnT]) -> bool:
+    def is_under_way(self, node: Node[PoolT, ConnT]) -> bool:
         """Tell whether a warm-up is under way on a node."""
         return node in self._nodes
 

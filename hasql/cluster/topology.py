@@ -182,7 +182,11 @@ class Topology:
             seen = replace(seen, cluster_seen=observation.at)
         # A host of another cluster is judged on every answer: the cluster may have been upgraded.
         foreign = after.exclusion is Exclusion.FOREIGN
-        if self.first_round_over and _standing(before) == _standing(after) and not foreign:
+        if (
+            self.first_round_over
+            and _routing_facts(before) == _routing_facts(after)
+            and not foreign
+        ):
             step = Step(replace(self, nodes=nodes, seen=seen))
         else:
             if isinstance(observation, Answered):
@@ -245,7 +249,7 @@ class Topology:
         known = {node.host: node for node in self.nodes}  # there may be hundreds
         for node in nodes:
             before = known.get(node.host)
-            if before is not None and _standing(before) != _standing(node):
+            if before is not None and _routing_facts(before) != _routing_facts(node):
                 node = replace(node, since=now)  # noqa: PLW2901  # the same node, dated
                 effects += _effects(before, node)
             dated.append(node)
@@ -308,7 +312,7 @@ def _differ(before: Reading, after: Reading) -> bool:
     return None not in starts and starts[0] != starts[1]
 
 
-def _standing(node: NodeState) -> tuple[object, ...]:
+def _routing_facts(node: NodeState) -> tuple[object, ...]:
     """Return all of a node that decides who may serve: while it is equal, nothing has changed."""
     reading = node.reading
     return (
@@ -321,7 +325,7 @@ def _standing(node: NodeState) -> tuple[object, ...]:
 
 def _effects(before: NodeState, after: NodeState) -> list[Effect]:
     effects: list[Effect] = []
-    if _standing(before)[:3] != _standing(after)[:3]:
+    if _routing_facts(before)[:3] != _routing_facts(after)[:3]:
         effects.append(Changed(before, after))
     restarted = (
         before.reading is not None

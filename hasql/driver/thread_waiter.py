@@ -22,7 +22,7 @@ _CANCELLED: Final = CancelledError()
 class ThreadWaiter(Generic[_T]):
     """A thread waits for it; any other thread may end it, or a signal handler in the same one."""
 
-    __slots__ = ("_outcome", "_turn")
+    __slots__ = ("_lock", "_outcome")
 
     def __init__(self) -> None:
         #: Its outcome under a key, once it has ended. Two threads may end it at the same time: one
@@ -30,8 +30,8 @@ class ThreadWaiter(Generic[_T]):
         self._outcome: dict[None, _Outcome] = {}
         # Held until it has ended. Looked up each time: if gevent has been started by then, its own
         # lock lets other greenlets run.
-        self._turn = _thread.allocate_lock()
-        self._turn.acquire()
+        self._lock = _thread.allocate_lock()
+        self._lock.acquire()
 
     def ended_within(self, seconds: float) -> bool:
         """Wait until it has ended, for at most so many seconds; return whether it has.
@@ -42,7 +42,7 @@ class ThreadWaiter(Generic[_T]):
             return True
         # The lock is not given back: if a thread that ends it is interrupted, it may release it
         # once more.
-        return self._turn.acquire(timeout=max(0.0, seconds)) or bool(self._outcome)
+        return self._lock.acquire(timeout=max(0.0, seconds)) or bool(self._outcome)
 
     def done(self) -> bool:
         """Tell whether it has ended."""
@@ -100,11 +100,11 @@ class ThreadWaiter(Generic[_T]):
         try:
             if self._outcome.setdefault(None, outcome) is not outcome:
                 return False
-            self._turn.release()
+            self._lock.release()
         except BaseException:
             # Interrupted: if its outcome is set, it has ended all the same, and the waiting thread
             # has to be woken.
-            if self._outcome.get(None) is outcome and self._turn.locked():
-                self._turn.release()
+            if self._outcome.get(None) is outcome and self._lock.locked():
+                self._lock.release()
             raise
         return True

@@ -86,7 +86,7 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
                     self._finalizer.atexit = False  # `_end_all` waits for the thread, too
                 parts.thread.start()
             try:
-                parts.thread.run(_entering(parts.lifetime.enter))
+                parts.thread.run(_entering(parts.lifetime.ensure_started))
             finally:
                 if parts.lifetime.closed:  # closed meanwhile, by a signal handler
                     parts.thread.stop()
