@@ -403,7 +403,7 @@ def messages(source: Path) -> Iterator[tuple[str, str]]:
             # Messages that the event loop logs later, outside the guard, and messages whose level
             # may be that for debugging.
             case ast.Call(
-                ast.Name("say" | "soon"),
+                ast.Name("log_soon" | "soon"),
                 [ast.Attribute(ast.Name("log"), level), ast.Constant(str(text)), *_],
             ):
                 pass
