@@ -923,11 +923,11 @@ def test_one_that_is_lost_while_it_is_put_in_does_not_count_as_idle() -> None:
         def lost(self) -> bool:
             """Answer, and be lost right afterwards, as if another thread had found it dead."""
             before, self._lost = self._lost, True
-            idle.gone(self)  # type: ignore[arg-type]  # all that is needed of a connection
+            idle.note_unusable(self)  # type: ignore[arg-type]  # all that is needed of a connection
             return before
 
     idle = IdleConnections()
-    idle.put(Connection())  # type: ignore[arg-type]  # as above
+    idle.note_idle(Connection())  # type: ignore[arg-type]  # as above
     assert len(idle) == 0
 
 

@@ -92,7 +92,7 @@ class ThreadConnections:
         """Stop counting a connection."""
         with self._lock:
             self._open.discard(connection)
-        self.idle.gone(connection)
+        self.idle.note_unusable(connection)
         self.destinations.closed(_key_of(connection))
 
     def __len__(self) -> int:

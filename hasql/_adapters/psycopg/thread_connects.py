@@ -197,14 +197,14 @@ class ThreadConnects:
             raise
         finally:
             try:
-                self._idle.put(connection)
+                self._idle.note_idle(connection)
                 # This races with `wait`, which adds the thread before it looks for an idle
                 # connection. Here the order is the reverse, so one of the two sees the other.
                 if self._waiting:
                     with self._idle.lock:
                         self._hand_on()
             except BaseException:  # interrupted
-                self._idle.put(connection)
+                self._idle.note_idle(connection)
                 with self._idle.lock:
                     self._hand_on()
                 raise
@@ -227,12 +227,12 @@ class ThreadConnects:
             connection.close()
         with self._idle.lock:
             if (waiter := connect.be_done()) is None:
-                self._idle.put(connection)
+                self._idle.note_idle(connection)
                 self._hand_on()
                 return
             if inserted:
                 self._idle.claim_next(waiter.thread)  # before another thread can claim it
-            self._idle.put(connection)
+            self._idle.note_idle(connection)
             waiter.claimed.set_result(inserted)
 
     def end(self) -> None:

@@ -57,14 +57,14 @@ class Misses:
         """
         if not time_left.seconds:
             raise OutOfTimeError from None
-        missing = self._idle.unfound()
+        missing = self._idle.unclaimed()
         if missed is None:
             missed = Missed(monotonic(), missing)
         elif self._replaces and monotonic() - missed.since > _LOST_AFTER:
             # A connection that was leased and given back meanwhile has a later time, so its item is
             # not in both.
             for connection, _ in missed.connections.items() & missing.items():
-                if self._idle.lose(connection):
+                if self._idle.remove(connection):
                     connection.close()
                     self._pool.replace(connection)
             return None

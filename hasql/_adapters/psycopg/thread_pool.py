@@ -119,7 +119,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
                             raise OutOfTimeError from None
                     except TooManyRequests:  # another thread has taken it, or the pool has lost it
                         missed = self._misses.wait(missed, time_left)
-            self._idle.taken(connection, thread)
+            self._idle.fulfil_claim(connection, thread)
         except BaseException:
             self._abandon(thread)
             raise
@@ -139,7 +139,8 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             self._held.found_lost(for_us=self._idle.has_claim(thread))
         if self._check is not None:
             connection.check_by(self._check)
-        self._idle.found(connection, thread)  # last: if this is interrupted, psycopg takes it back
+        # Last: if this is interrupted, psycopg takes the connection back.
+        self._idle.note_taken(connection, thread)
 
     def leave_block(self, connection: _Pooled, error: BaseException | None) -> None:
         if connection.pgconn.transaction_status != _IDLE:

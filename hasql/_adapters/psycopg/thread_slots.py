@@ -182,10 +182,10 @@ class IdleConnections:
         """Tell whether a thread has a claim, even if it has already led to a connection."""
         return thread in self._claims
 
-    def found(self, connection: ThreadConnection, thread: int) -> None:
+    def note_taken(self, connection: ThreadConnection, thread: int) -> None:
         """Take note that a thread has taken a connection out of the pool.
 
-        If the thread has a claim, the connection counts as idle until `taken` is called.
+        If the thread has a claim, the connection counts as idle until `fulfil_claim` is called.
         """
         connection.taken = True
         if thread in self._claims:
@@ -193,24 +193,24 @@ class IdleConnections:
         else:
             self._idle.discard(connection)
 
-    def taken(self, connection: ThreadConnection, thread: int) -> None:
+    def fulfil_claim(self, connection: ThreadConnection, thread: int) -> None:
         """Take note that a thread has got the connection of its claim; this ends the claim."""
         self._idle.discard(connection)
         del self._claims[thread]  # not a method call: an interrupt could come as that returns
 
-    def put(self, connection: ThreadConnection) -> None:
+    def note_idle(self, connection: ThreadConnection) -> None:
         """Take note that a connection is in the pool, unless it was taken out or lost."""
         if not (connection.taken or connection.lost):
             self._idle.add(connection)
             if connection.taken or connection.lost:  # meanwhile, in another thread
                 self._idle.discard(connection)
 
-    def unfound(self) -> dict[ThreadConnection, float]:
+    def unclaimed(self) -> dict[ThreadConnection, float]:
         """Return the idle connections that no claim has led to, and when each was last alive."""
-        unfound = self._idle.copy().difference(self._claims.copy().values())
-        return {connection: connection.alive_at for connection in unfound}
+        unclaimed = self._idle.copy().difference(self._claims.copy().values())
+        return {connection: connection.alive_at for connection in unclaimed}
 
-    def lose(self, connection: ThreadConnection) -> bool:
+    def remove(self, connection: ThreadConnection) -> bool:
         """Remove an idle connection; return False if another thread has removed or taken it."""
         try:
             self._idle.remove(connection)
@@ -218,6 +218,6 @@ class IdleConnections:
             return False
         return True
 
-    def gone(self, connection: ThreadConnection) -> None:
+    def note_unusable(self, connection: ThreadConnection) -> None:
         """Take note that a connection is no longer usable."""
         self._idle.discard(connection)
