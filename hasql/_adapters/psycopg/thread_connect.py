@@ -42,13 +42,13 @@ class PoolConnect(ThreadedConnect):
 
     def __init__(self, waiter: WaitingThread | None = None) -> None:
         super().__init__()
-        self._begun_for = self._waiter = waiter
+        self._first_waiter = self._waiter = waiter
         self._until = inf
         #: Until when a thread that it was not begun for may rely on it.
         self._reliable_until = 0.0 if waiter else monotonic() + _LIMIT_LEFT
         #: Whether its own thread has begun to run, so that it is going to have an outcome.
         self.begun = False
-        self._done = False
+        self._finished = False
 
     @property
     def waiter(self) -> WaitingThread | None:
@@ -60,28 +60,28 @@ class PoolConnect(ThreadedConnect):
     def ended(self) -> bool:
         return super().ended or monotonic() > self._until
 
-    def take_over(self, waiter: WaitingThread) -> bool:
+    def accept_waiter(self, waiter: WaitingThread) -> bool:
         """Let a thread that it was not begun for rely on it; return False if that is no use."""
-        may = self.begun and not self._done and self.waiter is None and not self.ended
-        if may and (may := self.reliable_for > _WORTHWHILE):
+        accepted = self.begun and not self._finished and self.waiter is None and not self.ended
+        if accepted and (accepted := self.reliable_for > _WORTHWHILE):
             self._waiter = waiter
-        return may
+        return accepted
 
     @property
     def reliable_for(self) -> float:
         """Seconds for which a thread that has taken it over may rely on it."""
         return self._reliable_until - monotonic()
 
-    def be_left_by(self, waiter: WaitingThread) -> None:
+    def remove_waiter(self, waiter: WaitingThread) -> None:
         """Take note that a thread no longer waits for it."""
-        if self._begun_for is waiter:
+        if self._first_waiter is waiter:
             self._until = self._reliable_until = monotonic() + _LIMIT_LEFT
         if self._waiter is waiter:
             self._waiter = None
 
-    def be_done(self) -> WaitingThread | None:
+    def finish(self) -> WaitingThread | None:
         """Allow no further thread to wait for it; return the one that does."""
-        self._done = True
+        self._finished = True
         return self.waiter
 
     def fail(self, error: BaseException) -> None:
@@ -89,8 +89,8 @@ class PoolConnect(ThreadedConnect):
 
         The thread that it was begun for gets the error; a thread that took it over looks again.
         """
-        waiter = self.be_done()
-        if waiter is not None and waiter is not self._begun_for:
+        waiter = self.finish()
+        if waiter is not None and waiter is not self._first_waiter:
             waiter.claimed.set_result(False)
         elif waiter is not None:
             waiter.claimed.set_exception(error)
@@ -98,7 +98,7 @@ class PoolConnect(ThreadedConnect):
     def give_up(self, error: BaseException) -> None:
         """End it; the waiting thread gets the error."""
         self.end()
-        if (waiter := self.be_done()) is not None:
+        if (waiter := self.finish()) is not None:
             waiter.claimed.set_exception(error)
 
 

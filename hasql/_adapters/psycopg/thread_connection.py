@@ -53,15 +53,15 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
     #: Ends the connection for the thread that uses it; None: it was already lost when it was made.
     switch: KillSwitch | None = None
     #: Whether closing was left to the thread that uses it, which must free it when it leaves.
-    is_left_open = False
+    is_closing = False
     #: How many calls of `wait` the thread that holds `_use` is in.
     _at_work = 0
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.be_endable()
+        self.make_endable()
 
-    def be_endable(self) -> None:
+    def make_endable(self) -> None:
         """Set up what any thread needs to end it."""
         # psycopg's own lock would not do: it is not held during a COPY, but it is held by a stream
         # that is no longer read.
@@ -88,7 +88,7 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
                 finally:
                     self._at_work -= 1
         finally:
-            if self.is_left_open:
+            if self.is_closing:
                 self._free()
         self._alive_at = monotonic()
         return result
@@ -114,14 +114,14 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         If another thread uses it, that use is ended, and the other thread closes it as it leaves.
         """
         self.lost = True
-        self.is_left_open = True  # first, because the other thread may be about to leave
+        self.is_closing = True  # first, because the other thread may be about to leave
         if not self._free():
             self.abort()
             self._free(_LAST_WORDS)
 
     def close_last(self) -> None:
         """Close it once no other thread uses it, however long that takes."""
-        self.is_left_open = True
+        self.is_closing = True
         self._free(-1)
 
     def _free(self, seconds: float = 0.0) -> bool:
@@ -131,7 +131,7 @@ class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
         try:
             if self._at_work:  # it is this thread, now in a signal or notice handler
                 return False
-            self.is_left_open = False
+            self.is_closing = False
             super().close()
             self.pgconn.finish()  # psycopg leaves a broken one to garbage collection
             if self.switch is not None:

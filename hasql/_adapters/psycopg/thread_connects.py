@@ -67,9 +67,9 @@ class ThreadConnects:
         try:
             with self._idle.lock:
                 self._waiting[waiter] = None
-                self._hand_on()  # a connection may have been given back a moment ago
+                self._grant_claim()  # a connection may have been given back a moment ago
                 if not waiter.claimed.done():
-                    connect = self._take_over_one(waiter)
+                    connect = self._join_connect(waiter)
             if connect is not None:
                 return self._rely_on(connect, waiter, time_left)
             if not waiter.claimed.done():
@@ -80,7 +80,8 @@ class ThreadConnects:
         except BaseException:
             with self._idle.lock:
                 waiter.claimed.cancel()
-                self._hand_on()  # the interrupt may have come before another thread got its claim
+                # The interrupt may have come before another thread got its claim.
+                self._grant_claim()
             if connect is not None:
                 self._withdraw(connect)
             raise
@@ -88,13 +89,13 @@ class ThreadConnects:
             self._waiting.pop(waiter, None)
             if connect is not None:
                 with self._idle.lock:
-                    connect.be_left_by(waiter)
+                    connect.remove_waiter(waiter)
 
-    def _take_over_one(self, waiter: WaitingThread) -> PoolConnect | None:
+    def _join_connect(self, waiter: WaitingThread) -> PoolConnect | None:
         """Let a thread rely on the oldest connect that no thread waits for; None: there is none."""
         with self._lock:
             for connect in self._under_way:  # no generator: an interrupt could end within it
-                if connect.take_over(waiter):
+                if connect.accept_waiter(waiter):
                     return connect
         return None
 
@@ -110,7 +111,7 @@ class ThreadConnects:
                     return False
             return waiter.claimed.result()  # it has come just now
 
-    def open_one(self) -> BaseException | None:
+    def connect_one(self) -> BaseException | None:
         """Open a connection and put it into the pool, in the current thread; return the error."""
         connect = PoolConnect()
         try:
@@ -132,7 +133,7 @@ class ThreadConnects:
                 self._under_way.pop(connect, None)
 
     def _serve(self, connect: PoolConnect, seconds: float) -> None:
-        self._run(connect, partial(self._find_one, seconds=seconds))
+        self._run(connect, partial(self._find_connection, seconds=seconds))
 
     def _run(
         self, connect: PoolConnect, work: Callable[[PoolConnect], ThreadConnection]
@@ -158,7 +159,7 @@ class ThreadConnects:
             with self._lock:
                 self._under_way.pop(connect, None)
 
-    def _find_one(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
+    def _find_connection(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
         wait = _FIRST_WAIT
         while not self.pool.has_vacancy():
             # All connections are taken by threads that use the pool directly, or are just being
@@ -202,14 +203,14 @@ class ThreadConnects:
                 # connection. Here the order is the reverse, so one of the two sees the other.
                 if self._waiting:
                     with self._idle.lock:
-                        self._hand_on()
+                        self._grant_claim()
             except BaseException:  # interrupted
                 self._idle.note_idle(connection)
                 with self._idle.lock:
-                    self._hand_on()
+                    self._grant_claim()
                 raise
 
-    def _hand_on(self) -> None:
+    def _grant_claim(self) -> None:
         """Give the longest-waiting thread a claim on an idle connection, under `_idle.lock`."""
         for waiter in tuple(self._waiting):
             if not waiter.claimed.done():
@@ -226,9 +227,9 @@ class ThreadConnects:
         if not inserted:
             connection.close()
         with self._idle.lock:
-            if (waiter := connect.be_done()) is None:
+            if (waiter := connect.finish()) is None:
                 self._idle.note_idle(connection)
-                self._hand_on()
+                self._grant_claim()
                 return
             if inserted:
                 self._idle.claim_next(waiter.thread)  # before another thread can claim it

@@ -164,7 +164,7 @@ class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
             connection.close()
             raise
         finally:
-            if connection.is_left_open:  # not closed yet: psycopg's pool would lend it again
+            if connection.is_closing:  # not closed yet: psycopg's pool would lend it again
                 end_in_thread(partial(self._give_back_last, connection), "hasql close")
             else:
                 self._connects.give_back(connection)

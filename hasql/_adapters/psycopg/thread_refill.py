@@ -92,7 +92,7 @@ class ThreadRefill:
             with self._lock:
                 if self._missing() <= 0:
                     break
-            error = self._connects.open_one()
+            error = self._connects.connect_one()
         self._end([filler], error)
 
     def _end(self, fillers: list[object], error: BaseException | None) -> None:

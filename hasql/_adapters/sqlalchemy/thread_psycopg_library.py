@@ -134,7 +134,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
 
 
 @cache
-def _endable_by_threads(user_class: Any) -> Any:
+def _endable_class(user_class: Any) -> Any:
     added = {"inherited_wait": user_class.wait}
     return type(user_class.__name__, (ThreadConnection, user_class), added)
 
@@ -142,14 +142,14 @@ def _endable_by_threads(user_class: Any) -> Any:
 def _taken_over(raw: psycopg.Connection[Any]) -> ThreadConnection:
     """Return a connection of hasql's class in place of the application's, in the same state."""
     user_class: Any = type(raw)  # which mypy does not take for a Hashable
-    made = _endable_by_threads(user_class)
+    made = _endable_class(user_class)
     taken: ThreadConnection = made.__new__(made)
     psycopg.Connection.__init__(taken, raw.pgconn)
     vars(taken).update(vars(raw))
     # A connection that libpq refused to begin. When the application's object is dropped, it closes
     # that one, and not the one that was taken over.
     raw.pgconn = PGconn.connect_start(b"none=")
-    taken.be_endable()
+    taken.make_endable()
     return taken
 
 
