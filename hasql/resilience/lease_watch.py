@@ -25,10 +25,10 @@ from hasql.resilience.lifecycle import Lifecycle
 if TYPE_CHECKING:
     from hasql.resilience.idle_upkeep import IdleUpkeep
 
-__all__ = ("EndsLeases", "LeaseWatch", "name_of_task", "name_of_thread")
+__all__ = ("LeaseEnder", "LeaseWatch", "name_of_task", "name_of_thread")
 
 
-class EndsLeases(Protocol):
+class LeaseEnder(Protocol):
     """Ends leases in the application's place."""
 
     def terminate(self, lease: Lease[Any, Any]) -> None:
@@ -61,7 +61,7 @@ class LeaseWatch(Layer):
         self,
         lifecycle: Lifecycle,
         book: LeaseBook[Any, Any],
-        ends: EndsLeases,
+        ends: LeaseEnder,
         clock: Callable[[], float],
         guard: AbstractContextManager[object],
         in_loop: InLoop,

@@ -9,10 +9,10 @@ from typing import Protocol
 from hasql.resilience.commit_outcome import CommitMark, Outcome
 from hasql.resilience.error_rules import ErrorRules
 
-__all__ = ("FindsOutcome", "RunMeans")
+__all__ = ("OutcomeFinder", "RunMeans")
 
 
-class FindsOutcome(Protocol):
+class OutcomeFinder(Protocol):
     """Finds out what has become of commits, in the manager's event loop."""
 
     def note_mark(self, mark: CommitMark) -> None:
@@ -34,7 +34,7 @@ class RunMeans:
     """What a manager provides for its runs. Durations are seconds."""
 
     rules: ErrorRules
-    finder: FindsOutcome
+    finder: OutcomeFinder
     release_timeout: float
     clock: Callable[[], float]
     chance: Random

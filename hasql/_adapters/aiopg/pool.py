@@ -14,7 +14,7 @@ from hasql._adapters.aiopg.connection import abort_connection, in_transaction
 from hasql._adapters.aiopg.inner_connections import InnerConnections
 from hasql._adapters.aiopg.library_pool import LibraryPool
 from hasql._adapters.aiopg.slot_leases import SlotLeases
-from hasql._adapters.aiopg.watched_connection import LendsSlots
+from hasql._adapters.aiopg.watched_connection import SlotLendingMixin
 from hasql._adapters.hooks import RunningHooks
 from hasql._adapters.libpq import ended_by_limit
 from hasql.driver import ConnT, Endpoint, PoolSizes, PoolT
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ("AiopgPool",)
 
 
-class AiopgPool(LendsSlots, InnerConnections[PoolT, ConnT]):
+class AiopgPool(SlotLendingMixin, InnerConnections[PoolT, ConnT]):
     """One aiopg pool, with the queue for its connections and with its leases.
 
     An object that aiopg's pool hands out is called a slot here.

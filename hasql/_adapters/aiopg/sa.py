@@ -12,7 +12,7 @@ from hasql._adapters.aiopg.connection import in_transaction
 from hasql._adapters.aiopg.driver import AiopgDriver
 from hasql._adapters.aiopg.pool import AiopgPool
 from hasql._adapters.aiopg.transactions import AiopgSaTransaction
-from hasql._adapters.aiopg.watched_connection import nothing_is_lent
+from hasql._adapters.aiopg.watched_connection import ignore_drop
 from hasql.cluster.dsn import Dsn
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class _LeasedSAConnection(SAConnection):
     """The connection of a lease, not one that the user has taken from the engine directly."""
 
     #: Called if the connection is dropped.
-    dropped = staticmethod(nothing_is_lent)
+    dropped = staticmethod(ignore_drop)
 
     def __del__(self) -> None:
         if getattr(self, "connection", None) is not None:

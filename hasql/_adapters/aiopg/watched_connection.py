@@ -11,10 +11,10 @@ if TYPE_CHECKING:
 
     Dropped = Callable[[int, Callable[[], Any]], bool]
 
-__all__ = ("LendsSlots", "WatchedConnection", "nothing_is_lent")
+__all__ = ("SlotLendingMixin", "WatchedConnection", "ignore_drop")
 
 
-def nothing_is_lent(identity: int, revive: Callable[[], Any], /) -> bool:
+def ignore_drop(identity: int, revive: Callable[[], Any], /) -> bool:
     """Stand in for the function that is told of dropped connections, until there is one."""
     del identity, revive
     return False
@@ -39,14 +39,14 @@ class WatchedConnection(aiopg.Connection):
         self._dropped(id(self), lambda: self)
 
 
-class LendsSlots:
+class SlotLendingMixin:
     """Mixed into the adapter of a pool: decides which object the user gets for a slot.
 
     That is the slot itself, unless drops are watched, or a subclass makes something else of it.
     """
 
     #: Called for each object that is dropped.
-    _dropped: Dropped = staticmethod(nothing_is_lent)
+    _dropped: Dropped = staticmethod(ignore_drop)
 
     def watch_drops(self, dropped: Dropped) -> bool:
         """From now on, hand out objects that report when they are dropped."""
@@ -61,5 +61,5 @@ class LendsSlots:
         return connection.slot if type(connection) is WatchedConnection else connection
 
     def _hand_out(self, slot: Any) -> Any:
-        watched = self._dropped is not nothing_is_lent
+        watched = self._dropped is not ignore_drop
         return WatchedConnection(slot, self._dropped) if watched else slot

@@ -14,7 +14,7 @@ from psycopg.pq import Conninfo, TransactionStatus
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.libpq import parameters_of_pool
 from hasql._adapters.psycopg.cancellable import CancellableConnection
-from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_notice
+from hasql._adapters.psycopg.liveness import LivenessMixin, note_notice
 
 __all__ = ("PsycopgConnection", "is_of_libpq")
 
@@ -24,7 +24,7 @@ _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERRO
 is_of_libpq = frozenset(option.keyword.decode() for option in Conninfo.get_defaults()).__contains__
 
 
-class PsycopgConnection(LooksWhileIdle, CancellableConnection):
+class PsycopgConnection(LivenessMixin, CancellableConnection):
     """A connection that can be aborted at once, and found dead without asking the server."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:

@@ -9,10 +9,10 @@ if TYPE_CHECKING:
 
     from hasql.driver.destinations import Destinations
 
-__all__ = ("TellsOfDrops",)
+__all__ = ("DropReportMixin",)
 
 
-class TellsOfDrops:
+class DropReportMixin:
     """Mixed into the adapter of a psycopg pool.
 
     Only the application and the core refer to a leased connection. The adapter knows a connection

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
 else:
     _Base = object
 
-__all__ = ("KeepsHandlers",)
+__all__ = ("HandlerResetMixin",)
 
 
-class KeepsHandlers(_Base):
+class HandlerResetMixin(_Base):
     """Mixed into a connection for threads, before psycopg's class, which does not list handlers."""
 
     #: How the handlers have changed since `keep_handlers`; None: that was not called yet.

@@ -14,7 +14,7 @@ from psycopg.rows import TupleRow
 from psycopg_pool import AsyncConnectionPool, PoolClosed
 
 from hasql._adapters.psycopg.connect_attempts import ConnectAttempts, LostWhileIdleError
-from hasql._adapters.psycopg.drops import TellsOfDrops
+from hasql._adapters.psycopg.drops import DropReportMixin
 from hasql._adapters.psycopg.pooled_connections import OpenConnections
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.transactions import PsycopgTransaction
@@ -41,7 +41,7 @@ _DONE: Any = object()
 _BAD, _IDLE = ConnStatus.BAD, TransactionStatus.IDLE
 
 
-class PsycopgPool(TellsOfDrops, ReusesObjects, AsyncPool[Pool, Connection]):
+class PsycopgPool(DropReportMixin, ReusesObjects, AsyncPool[Pool, Connection]):
     """One psycopg pool, and all connections that it has opened."""
 
     count_rows: Any = staticmethod(count_rows)

@@ -9,7 +9,7 @@ from weakref import WeakSet
 from psycopg.pq import PGconn
 
 from hasql._adapters.psycopg.connection import PsycopgConnection
-from hasql._adapters.psycopg.idle_look import nothing_is_lent
+from hasql._adapters.psycopg.liveness import ignore_drop
 from hasql._adapters.psycopg.login import connect_for_pool
 from hasql._adapters.psycopg.server import count_rows, in_hot_standby, is_read_only
 from hasql.driver.destinations import Destinations
@@ -48,7 +48,7 @@ class OpenConnections:
         #: By `pgconn`, so that connections are not kept alive.
         self.destinations = Destinations()
         #: Called for each connection that is dropped.
-        self.dropped = nothing_is_lent
+        self.dropped = ignore_drop
 
     def class_of(self, user_class: type[AsyncConnection[Any]]) -> type[AsyncConnection[Any]]:
         """Derive the class that the pool uses from the application's class."""

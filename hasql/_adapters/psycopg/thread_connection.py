@@ -13,8 +13,8 @@ from psycopg.pq import TransactionStatus
 
 from hasql._adapters.fork_guard import cut_off_in_children
 from hasql._adapters.kill_switch import KillSwitch
-from hasql._adapters.psycopg.handlers import KeepsHandlers
-from hasql._adapters.psycopg.idle_look import LooksWhileIdle, note_notice
+from hasql._adapters.psycopg.handlers import HandlerResetMixin
+from hasql._adapters.psycopg.liveness import LivenessMixin, note_notice
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -29,7 +29,7 @@ _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERRO
 _LAST_WORDS = 1.0
 
 
-class ThreadConnection(LooksWhileIdle, KeepsHandlers, Connection[Any]):
+class ThreadConnection(LivenessMixin, HandlerResetMixin, Connection[Any]):
     """A connection that any thread can end, and that is found dead without asking the server.
 
     psycopg's own connections free libpq's memory as soon as one thread closes them, even if another

@@ -8,7 +8,7 @@ from weakref import WeakSet
 
 from psycopg import Connection
 
-from hasql._adapters.psycopg.idle_look import nothing_is_lent
+from hasql._adapters.psycopg.liveness import ignore_drop
 from hasql._adapters.psycopg.server import (
     count_rows_in_thread,
     in_hot_standby,
@@ -42,7 +42,7 @@ class ThreadConnections:
         #: By `pgconn`, so that connections are not kept alive.
         self.destinations = Destinations()
         #: Called for each connection that is dropped.
-        self.dropped = nothing_is_lent
+        self.dropped = ignore_drop
         user_class: type[Connection[Any]] = kwargs.get("connection_class") or Connection
         classes: tuple[type[Any], ...] = (_ThreadPooled, *endable(user_class))
         #: The class that the pool uses, derived from the application's class.

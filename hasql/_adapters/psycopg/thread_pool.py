@@ -15,7 +15,7 @@ from psycopg.pq import ConnStatus, TransactionStatus
 from psycopg.rows import TupleRow
 from psycopg_pool import ConnectionPool, PoolTimeout, TooManyRequests
 
-from hasql._adapters.psycopg.drops import TellsOfDrops
+from hasql._adapters.psycopg.drops import DropReportMixin
 from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
@@ -46,7 +46,7 @@ _BAD, _IDLE = int(ConnStatus.BAD), int(TransactionStatus.IDLE)
 _AT_ONCE = 0.05
 
 
-class PsycopgThreadPool(TellsOfDrops, ThreadPool[SyncPool, SyncConnection]):
+class PsycopgThreadPool(DropReportMixin, ThreadPool[SyncPool, SyncConnection]):
     """One psycopg pool, and all connections that it has opened."""
 
     count_rows: Any = staticmethod(count_rows_in_thread)

@@ -72,7 +72,7 @@ def state_of(raw: Any) -> TransactionState:
     return TransactionState.NOT_BEGUN if never_begun else state
 
 
-class _RefusesToEnd:
+class _TransactionGuardMixin:
     """Mixed into a connection: the work within a unit of work must not end its transaction.
 
     psycopg2 would begin another transaction with the next statement, and that could not be told
@@ -107,7 +107,7 @@ def within_units(factory: Callable[..., Any] | None) -> Callable[..., Any]:
     made = extensions.connection if factory is None else factory
     if not isinstance(made, type):
         return made  # a function of the application's; the class that it returns is not known
-    return type(made.__name__, (_RefusesToEnd, made), {})
+    return type(made.__name__, (_TransactionGuardMixin, made), {})
 
 
 class Psycopg2Transaction(ThreadTransaction):

@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from hasql._adapters.sqlalchemy.checkout_retry import MAY_RETRY, RetryCheckoutError
 from hasql._adapters.sqlalchemy.connections import EngineConnections
 from hasql._adapters.sqlalchemy.leases import EngineLease, EngineLeases, raw_of
-from hasql._adapters.sqlalchemy.raw_questions import AsksRawConnections
+from hasql._adapters.sqlalchemy.raw_questions import RawConnectionMixin
 from hasql._adapters.sqlalchemy.shielded import ShieldedOperations
 from hasql._adapters.sqlalchemy.transactions import EngineTransaction
 from hasql.driver import AsyncPool
@@ -34,7 +34,7 @@ __all__ = ("EnginePool",)
 _RETRIES = 3
 
 
-class EnginePool(AsksRawConnections, AsyncPool[AsyncEngine, AsyncConnection]):
+class EnginePool(RawConnectionMixin, AsyncPool[AsyncEngine, AsyncConnection]):
     """One engine, the connections that it has opened, and its leases."""
 
     def __init__(  # noqa: PLR0913  # made in one place

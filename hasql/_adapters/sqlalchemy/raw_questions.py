@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 
     from hasql._adapters.sqlalchemy.library import DbapiLibrary
 
-__all__ = ("AsksRawConnections",)
+__all__ = ("RawConnectionMixin",)
 
 
-class AsksRawConnections:
+class RawConnectionMixin:
     """Mixed into the adapter of an engine, before `AsyncPool`."""
 
     _library: DbapiLibrary

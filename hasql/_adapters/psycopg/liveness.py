@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from psycopg.errors import Diagnostic
     from psycopg.pq.abc import PGconn
 
-__all__ = ("LooksWhileIdle", "is_the_end", "note_notice", "nothing_is_lent")
+__all__ = ("LivenessMixin", "ends_connection", "ignore_drop", "note_notice")
 
 
 #: Seconds for which a connection that was alive counts as alive without another look: about as long
@@ -25,7 +25,7 @@ _ALIVE_FOR = 0.001
 _ENDS = frozenset({"57P01", "57P02"})
 
 
-class LooksWhileIdle:
+class LivenessMixin:
     """Mixed into a connection of hasql's, before psycopg's class."""
 
     #: Whether the connection was aborted, or the server has said that it ends the connection.
@@ -65,20 +65,20 @@ class LooksWhileIdle:
         return not self.lost
 
 
-def nothing_is_lent(identity: int, revive: Callable[[], Any], /) -> bool:
+def ignore_drop(identity: int, revive: Callable[[], Any], /) -> bool:
     """Stand in for the function that is told of dropped connections, until there is one."""
     del identity, revive
     return False
 
 
-def note_notice(connection_ref: ref[LooksWhileIdle], notice: Diagnostic) -> None:
+def note_notice(connection_ref: ref[LivenessMixin], notice: Diagnostic) -> None:
     """Mark the connection as lost if a notice says that the server ends it."""
     connection = connection_ref()
-    if connection is not None and is_the_end(notice, connection.pgconn):
+    if connection is not None and ends_connection(notice, connection.pgconn):
         connection.lost = True
 
 
-def is_the_end(notice: Diagnostic, pgconn: PGconn) -> bool:
+def ends_connection(notice: Diagnostic, pgconn: PGconn) -> bool:
     """Tell whether a notice says that the server ends the connection.
 
     The server closes the socket only milliseconds later. A server that crashes or stops at once
