@@ -19,7 +19,7 @@ from hasql._adapters.psycopg.drops import DropReportMixin
 from hasql._adapters.psycopg.server import count_rows_in_thread, in_hot_standby, is_read_only
 from hasql._adapters.psycopg.thread_connections import ThreadConnections
 from hasql._adapters.psycopg.thread_connects import ThreadConnects
-from hasql._adapters.psycopg.thread_misses import Missed, Misses
+from hasql._adapters.psycopg.thread_missing import MissingConnectionReplacer, MissingConnections
 from hasql._adapters.psycopg.thread_refill import ThreadRefill
 from hasql._adapters.psycopg.thread_slots import HeldPool, LostConnectionError
 from hasql._adapters.psycopg.transactions import PsycopgThreadTransaction
@@ -75,7 +75,9 @@ class PsycopgThreadPool(DropReportMixin, ThreadPool[SyncPool, SyncConnection]):
             "open": False,
         }
         self._held = HeldPool(endpoint.dsn, **{**kwargs, **ours})
-        self._misses = Misses(self._idle, self._held, replaces=self._check is None)
+        self._replacer = MissingConnectionReplacer(
+            self._idle, self._held, replaces=self._check is None
+        )
         self.pool: SyncPool = self._held
         self._connects.pool = self._held
 
@@ -108,7 +110,7 @@ class PsycopgThreadPool(DropReportMixin, ThreadPool[SyncPool, SyncConnection]):
     def _acquire(self, time_left: TimeLeft) -> _Pooled:
         thread = get_ident()
         connection: _Pooled = None
-        missed: Missed | None = None
+        missed: MissingConnections | None = None
         try:
             while connection is None:
                 if self._idle.claim(thread) or self._connects.wait(time_left):
@@ -118,7 +120,7 @@ class PsycopgThreadPool(DropReportMixin, ThreadPool[SyncPool, SyncConnection]):
                         if not time_left.seconds:
                             raise OutOfTimeError from None
                     except TooManyRequests:  # another thread has taken it, or the pool has lost it
-                        missed = self._misses.wait(missed, time_left)
+                        missed = self._replacer.wait(missed, time_left)
             self._idle.fulfil_claim(connection, thread)
         except BaseException:
             self._abandon(thread)

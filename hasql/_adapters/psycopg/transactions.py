@@ -55,7 +55,7 @@ def _check_left(transaction: Transaction | AsyncTransaction) -> None:
         raise OperationalError("the connection was lost")
 
 
-class _OfPsycopg:
+class _PsycopgTransactionBase:
     """What the classes for tasks and threads share; `_of` is psycopg's class of transactions."""
 
     _of: ClassVar[type[Any]]
@@ -73,7 +73,7 @@ class _OfPsycopg:
         return state_of(self._connection)
 
 
-class PsycopgTransaction(_OfPsycopg, TaskTransaction):
+class PsycopgTransaction(_PsycopgTransactionBase, TaskTransaction):
     """The transaction of a task."""
 
     _of = AsyncTransaction
@@ -120,7 +120,7 @@ class PsycopgTransaction(_OfPsycopg, TaskTransaction):
                 self._connection.abort()  # lost just now; it must not be leased with these modes
 
 
-class PsycopgThreadTransaction(_OfPsycopg, ThreadTransaction):
+class PsycopgThreadTransaction(_PsycopgTransactionBase, ThreadTransaction):
     """The transaction of a thread."""
 
     _of = Transaction

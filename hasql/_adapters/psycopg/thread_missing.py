@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from hasql._adapters.psycopg.thread_slots import HeldPool, IdleConnections
     from hasql.driver.time_left import TimeLeft
 
-__all__ = ("Missed", "Misses")
+__all__ = ("MissingConnectionReplacer", "MissingConnections")
 
 #: Seconds after which a connection that is neither in the pool nor in use counts as lost: far more
 #: than a thread needs to take one out of the pool.
@@ -22,7 +22,7 @@ _LOST_AFTER = 0.1
 _LOOK = 0.005
 
 
-class Missed(NamedTuple):
+class MissingConnections(NamedTuple):
     """The connections missed by an acquire that has a claim on a connection but finds none."""
 
     since: float
@@ -30,7 +30,7 @@ class Missed(NamedTuple):
     connections: dict[ThreadConnection, float]
 
 
-class Misses:
+class MissingConnectionReplacer:
     """Replaces connections that the pool has lost.
 
     A thread that had just taken a connection out of the pool may be interrupted. Then no thread has
@@ -50,7 +50,9 @@ class Misses:
         self._pool = pool
         self._replaces = replaces
 
-    def wait(self, missed: Missed | None, time_left: TimeLeft) -> Missed | None:
+    def wait(
+        self, missed: MissingConnections | None, time_left: TimeLeft
+    ) -> MissingConnections | None:
         """Wait a moment before an acquire looks again; replace what it has missed for too long.
 
         The acquire passes in what this returned before. Raises OutOfTimeError at the deadline.
@@ -59,7 +61,7 @@ class Misses:
             raise OutOfTimeError from None
         missing = self._idle.unclaimed()
         if missed is None:
-            missed = Missed(monotonic(), missing)
+            missed = MissingConnections(monotonic(), missing)
         elif self._replaces and monotonic() - missed.since > _LOST_AFTER:
             # A connection that was leased and given back meanwhile has a later time, so its item is
             # not in both.
