@@ -89,7 +89,7 @@ class Psycopg2Driver(Driver[QueuePool, extensions.connection]):
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
-        return await open_session(endpoint, LIBRARY.login_of(kwargs), on_lost)
+        return await open_session(endpoint, LIBRARY.login_arguments(kwargs), on_lost)
 
     def failure(self, error: BaseException) -> Failure:
         if isinstance(error, exc.TimeoutError):

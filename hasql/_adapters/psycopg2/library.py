@@ -68,7 +68,7 @@ class Psycopg2Library(ThreadLibrary):
         )
         return setup.open_in_thread(endpoint.settings)
 
-    def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def login_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         login = {name: value for name, value in kwargs.items() if is_of_libpq(name)}
         if "database" in login:  # psycopg2's own name for it
             login["dbname"] = login.pop("database")
@@ -109,7 +109,7 @@ class Psycopg2Library(ThreadLibrary):
         default: str | None = raw.get_parameter_status("default_transaction_read_only")
         return default == "on"
 
-    def reads(self, raw: Any) -> bool:
+    def read_input(self, raw: Any) -> bool:
         # Before a server ends a connection it says why, and it closes the socket only milliseconds
         # later. On an idle connection it sends nothing else that psycopg2 would take for a notice.
         before, raw.notices = raw.notices, []

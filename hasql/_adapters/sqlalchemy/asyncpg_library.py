@@ -91,7 +91,7 @@ class AsyncpgLibrary(DbapiLibrary):
         check_open(connection)
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
-        if isinstance(connection, _OfEngine):  # always, but type checkers do not know that
+        if isinstance(connection, _EngineConnection):  # always, but type checkers do not know that
             connection.last_words = LastWords(connection)
         return opened
 
@@ -120,7 +120,7 @@ class AsyncpgLibrary(DbapiLibrary):
         adapted.readonly = value
 
     def ended_by_limit(self, connection: RawConnection) -> bool:
-        return isinstance(connection, _OfEngine) and connection.ended_by_limit
+        return isinstance(connection, _EngineConnection) and connection.ended_by_limit
 
     def was_rolled_back(self, connection: RawConnection) -> bool:
         # A listener of the application's may have made a connection of another class.
@@ -131,7 +131,8 @@ class AsyncpgLibrary(DbapiLibrary):
         await connection.execute("")
 
     def abort(self, connection: RawConnection) -> None:
-        # asyncpg's own method also ends a connection that is being closed; `_OfEngine`'s does not.
+        # asyncpg's own method also ends a connection that is being closed. That of
+        # `_EngineConnection` does not.
         asyncpg.Connection.terminate(connection)
 
     def pending_cancel(self, connection: RawConnection) -> asyncio.Future[None] | None:
@@ -139,7 +140,7 @@ class AsyncpgLibrary(DbapiLibrary):
         return None if closing is None or closing.done() else closing
 
 
-class _OfEngine:
+class _EngineConnection:
     """Mixed into a connection: keeps the last answer, and finishes closing once that has begun.
 
     SQLAlchemy closes a connection when a statement on it is cancelled, and asyncpg then first
@@ -185,7 +186,7 @@ class _OfEngine:
 
 @cache
 def _class_of(user_class: Any) -> Any:
-    return type(user_class.__name__, (_OfEngine, user_class), {})
+    return type(user_class.__name__, (_EngineConnection, user_class), {})
 
 
 LIBRARY = AsyncpgLibrary()

@@ -53,13 +53,13 @@ class SqlalchemyDriver(EngineDriver[AsyncEngine, AsyncConnection, DbapiLibrary])
         kwargs: Mapping[str, Any],
         report: Callable[[AsyncConnection, BaseException], None],
     ) -> EnginePool:
-        made = self._for_pool(endpoint, kwargs)
+        config = self._for_pool(endpoint, kwargs)
         sizes = sizes_of(kwargs)
-        return EnginePool(made.endpoint, made.url, made.kwargs, sizes, self._library, report)
+        return EnginePool(config.endpoint, config.url, config.kwargs, sizes, self._library, report)
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
-        made = self._for_session(endpoint, kwargs)
-        args = made.connect_args
-        return await open_session(self._library, made.endpoint, made.url, args, on_lost)
+        config = self._for_session(endpoint, kwargs)
+        args = config.connect_args
+        return await open_session(self._library, config.endpoint, config.url, args, on_lost)

@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 
     from hasql._adapters.sqlalchemy.library import EngineLibrary
 
-__all__ = ("EngineDriver", "ForEngine", "load")
+__all__ = ("EngineConfig", "EngineDriver", "load")
 
 _LibraryT = TypeVar("_LibraryT", bound="EngineLibrary")
 
 
 @dataclass(frozen=True, slots=True)
-class ForEngine:
+class EngineConfig:
     """The values from which the engine of one host is made."""
 
     endpoint: Endpoint
@@ -98,13 +98,13 @@ class EngineDriver(Driver[PoolT, ConnT], Generic[PoolT, ConnT, _LibraryT]):
         else:
             self._create_engine(url, **kwargs)
 
-    def _for_pool(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> ForEngine:
-        made = self._for_session(endpoint, kwargs)
-        return replace(made, url=made.url.set(query=self._query.of_plugins))
+    def _for_pool(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> EngineConfig:
+        config = self._for_session(endpoint, kwargs)
+        return replace(config, url=config.url.set(query=self._query.of_plugins))
 
-    def _for_session(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> ForEngine:
+    def _for_session(self, endpoint: Endpoint, kwargs: Mapping[str, Any]) -> EngineConfig:
         parsed, query = Dsn.parse(endpoint.dsn), self._query
-        return ForEngine(
+        return EngineConfig(
             endpoint.with_dsn(query.dsn_without(parsed)),
             _shown(self._scheme, parsed),
             {**kwargs, "connect_args": query.connect_args(kwargs)},

@@ -34,7 +34,7 @@ def raw_of(connection: AsyncConnection) -> Any:
 class EngineLease:
     """One connection that is leased."""
 
-    __slots__ = ("aborted", "adapted", "connection", "end", "pool", "proxied", "raw", "user")
+    __slots__ = ("aborted", "adapted", "connection", "end", "last_task", "pool", "proxied", "raw")
 
     def __init__(self, connection: AsyncConnection, raw: Any, pool: Pool | None = None) -> None:
         #: A weak reference, so that only the application keeps it alive.
@@ -48,7 +48,7 @@ class EngineLease:
         #: The pool that it came from; None: the user has taken it from the engine directly.
         self.pool = pool
         #: The task that has begun the last statement.
-        self.user: asyncio.Task[Any] | None = None
+        self.last_task: asyncio.Task[Any] | None = None
         self.aborted = False
 
     def is_intact(self) -> bool:
@@ -60,8 +60,8 @@ class EngineLease:
 
     def is_shared(self) -> bool:
         """Tell whether another task began the last statement, and may still wait for it."""
-        user = self.user
-        return user is not None and user is not asyncio.current_task() and not user.done()
+        task = self.last_task
+        return task is not None and task is not asyncio.current_task() and not task.done()
 
 
 class EngineLeases:
@@ -94,7 +94,7 @@ class EngineLeases:
         lease = self._leases.get(id(execution.root_connection))
         if lease is None:
             return
-        lease.user = asyncio.current_task()
+        lease.last_task = asyncio.current_task()
         if not lease.is_intact():
             lost = ConnectionError("the connection was lost; acquire another one")
             raise exc.OperationalError(None, None, lost, connection_invalidated=True)

@@ -52,7 +52,7 @@ class ReadMappers:
         left += [*_next_to(mapper), *walk.loaded]
         return True
 
-    def meet(self, option: Any, occurring: Iterable[Mapper[Any]]) -> bool:
+    def criteria_only_read(self, option: Any, occurring: Iterable[Mapper[Any]]) -> bool:
         """Tell whether criteria that are a function of the entity only read.
 
         Args:

@@ -32,14 +32,14 @@ __all__ = ("ElementParts", "parts_of")
 #: private name. If a release lacks that name, its columns are looked at like any other part.
 _MEMOIZED: type[Any] = getattr(selectable, "_MemoizedSelectEntities", TableValuedAlias)
 #: An expression that holds one of these is no read, or cannot be known to be one.
-_OTHERS = (TextClause, UpdateBase, ForUpdateArg, next_value)
+_NO_READS = (TextClause, UpdateBase, ForUpdateArg, next_value)
 #: An application's subclasses of these compile to the same SQL, unless `_COMPILING` says otherwise.
 _DERIVED = (Column, Table)
 #: The attributes that say what a class compiles to.
 _COMPILING = ("__visit_name__", "_compiler_dispatch")
 #: How to look at each kind of attribute; None: it does not become SQL. A kind that is missing here
 #: is unknown, so that an expression which has it is no read.
-_LOOKS: dict[str, Look | None] = {
+_BY_KIND: dict[str, Look | None] = {
     "annotations_key": None,
     "anon_name": texts.name,
     "boolean": None,
@@ -86,9 +86,9 @@ _BY_NAME: dict[str, Look | None] = {
     "upper_type": None,
     "value": None,  # of a parameter
 }
-_UNTOLD = {"has_cache_key", "plain_obj", "string"}
+_VAGUE_KINDS = {"has_cache_key", "plain_obj", "string"}
 #: Exceptions from the rules above, by class and name.
-_OWN: tuple[tuple[type[Any], str, Look | None], ...] = (
+_BY_CLASS_AND_NAME: tuple[tuple[type[Any], str, Look | None], ...] = (
     (BinaryExpression, "negate", None),  # the operator that a negation would have
     (BindParameter, "type", looks.value_type),
     (BindParameter, "key", None),  # SQLAlchemy escapes it
@@ -123,7 +123,7 @@ class ElementParts(NamedTuple):
 def parts_of(kind: type[Any]) -> ElementParts | None:
     """Return the parts of elements of a class; None if they cannot be known to be reads."""
     is_function = issubclass(kind, FunctionElement)
-    if issubclass(kind, _OTHERS) or not (is_function or _compiles_as_known(kind)):
+    if issubclass(kind, _NO_READS) or not (is_function or _compiles_as_known(kind)):
         return None
     # What an application's own element compiles to is unknown. Its functions go by their names.
     is_known = issubclass(kind, GenericFunction) and _compiles_as_known(kind)
@@ -145,10 +145,10 @@ def parts_of(kind: type[Any]) -> ElementParts | None:
 
 
 def _look_at(kind: type[Any], attribute: str, symbol: str) -> Look | None:
-    for base, name, look in _OWN:
+    for base, name, look in _BY_CLASS_AND_NAME:
         if name == attribute and issubclass(kind, base):
             return look
-    return _BY_NAME[attribute] if symbol in _UNTOLD else _LOOKS[symbol]
+    return _BY_NAME[attribute] if symbol in _VAGUE_KINDS else _BY_KIND[symbol]
 
 
 def _compiles_as_known(kind: type[Any]) -> bool:

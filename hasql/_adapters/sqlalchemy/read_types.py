@@ -80,17 +80,17 @@ class ReadTypes:
 
     def reads_column(self, of_type: Any) -> bool:
         """Tell whether selecting a column of a type only reads."""
-        return self.is_plain(of_type) or self._told(of_type, self._columns, self._of_column)
+        return self.is_plain(of_type) or self._cached(of_type, self._columns, self._of_column)
 
     def reads_value(self, of_type: Any) -> bool:
         """Tell whether a value of a type only reads."""
-        return self.is_plain(of_type) or self._told(of_type, self._values, self._of_value)
+        return self.is_plain(of_type) or self._cached(of_type, self._values, self._of_value)
 
     def reads_name(self, of_type: Any) -> bool:
         """Tell whether a type is written into a CAST as its name alone."""
-        return self.is_plain(of_type) or self._told(of_type, self._names, _is_name)
+        return self.is_plain(of_type) or self._cached(of_type, self._names, _is_name)
 
-    def _told(
+    def _cached(
         self,
         of_type: Any,
         known: WeakKeyDictionary[TypeEngine[Any], bool],

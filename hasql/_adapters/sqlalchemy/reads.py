@@ -72,7 +72,7 @@ class ProvableReads:
         return (
             walk.only_reads(expression)
             and all(map(mappers.is_plain, walk.loaded))
-            and all(mappers.meet(option, walk.occurring) for option in walk.deferred)
+            and all(mappers.criteria_only_read(option, walk.occurring) for option in walk.deferred)
         )
 
     def _walk(self, *, wrapped: bool = True) -> Walk:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.sqlalchemy.reads import ProvableReads
 
-__all__ = ("AttemptLeases", "FirstReads", "RunPlan", "finish", "prepare")
+__all__ = ("AttemptLeases", "ReplicaFirstLeases", "RunPlan", "note_commit", "prepare_commit")
 
 
 class AttemptLeases:
@@ -39,7 +39,7 @@ class AttemptLeases:
 
     def route(self, reads: ProvableReads) -> SessionRoute:
         """Make the route of the attempt's session."""
-        return SessionRoute(RouteRules(reads, self, not self._attempt.may_write), _Wanted)
+        return SessionRoute(RouteRules(reads, self, not self._attempt.may_write), _AttemptLease)
 
     def bind(self) -> None:
         """Prepare the connection for a session that stays where it is."""
@@ -51,7 +51,7 @@ class AttemptLeases:
 
     # What a `SessionRoute` calls
 
-    def acquire(self, lease: _Wanted) -> Connection:
+    def acquire(self, lease: _AttemptLease) -> Connection:
         """Return the attempt's connection; move the attempt to the master first if need be."""
         if lease.replica:
             self._attempt.has_read = True
@@ -59,7 +59,7 @@ class AttemptLeases:
             self._exchange()
         return self._connection()
 
-    def give_back(self, lease: _Wanted) -> None:
+    def give_back(self, lease: _AttemptLease) -> None:
         """Do nothing: the attempt gives its connection back."""
 
     def lend(self, connection: Connection, is_leased: Callable[[], bool], *, replica: bool) -> None:
@@ -71,7 +71,7 @@ class AttemptLeases:
         return not self._is_over and is_leased()
 
 
-class _Wanted:
+class _AttemptLease:
     """Stands for a lease: says which server a route asks for."""
 
     def __init__(self, *, replica: bool) -> None:
@@ -85,40 +85,43 @@ class RunPlan:
     #: Makes the lease of the next attempt, given the acquire's timeout in seconds.
     acquire: Callable[[float], Any]
     #: Makes a lease of the master, for an attempt that moves there.
-    writes: Callable[[float], Any]
+    lease_master: Callable[[float], Any]
     #: The arguments of the sessions.
     kwargs: dict[str, Any]
     #: The class of sessions that route themselves; None: they stay where they are.
-    made: type[Any] | None
+    routed_class: type[Any] | None
     reads: ProvableReads
 
 
-class FirstReads:
+class ReplicaFirstLeases:
     """Makes the leases of a run's attempts: the first one reads, the others are the master's.
 
     Args:
-        reads: Makes a lease to read by, given its timeout in seconds; None if there is no replica.
-        writes: Makes a lease of the master, given its timeout in seconds.
+        lease_replica: Makes a lease to read by, given its timeout in seconds; None if there is no
+            replica.
+        lease_master: Makes a lease of the master, given its timeout in seconds.
     """
 
-    def __init__(self, reads: Callable[[float], Any], writes: Callable[[float], Any]) -> None:
-        self._reads = reads
-        self._writes = writes
+    def __init__(
+        self, lease_replica: Callable[[float], Any], lease_master: Callable[[float], Any]
+    ) -> None:
+        self._lease_replica = lease_replica
+        self._lease_master = lease_master
         self._is_first = True
 
     def __call__(self, seconds: float) -> Any:
         """Make the lease of the next attempt."""
         first, self._is_first = self._is_first, False
-        return (self._reads(seconds) if first else None) or self._writes(seconds)
+        return (self._lease_replica(seconds) if first else None) or self._lease_master(seconds)
 
 
-def prepare(session: Session) -> None:
+def prepare_commit(session: Session) -> None:
     """Tell the session's listeners that it commits, and write all that is to be committed."""
     session.dispatch.before_commit(session)
     session.flush()
 
 
-def finish(session: Session) -> None:
+def note_commit(session: Session) -> None:
     """Tell the session and its listeners that all is committed."""
     session.dispatch.after_commit(session)
     if session.expire_on_commit:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, Literal, Protocol, Typ
 from hasql._adapters.sqlalchemy.arguments import refuse_binds, refuse_for_routing
 from hasql._adapters.sqlalchemy.reads import ProvableReads
 from hasql._adapters.sqlalchemy.session_route import RouteRules, SessionRoute, is_routed
-from hasql._adapters.sqlalchemy.session_runs import FirstReads, RunPlan
+from hasql._adapters.sqlalchemy.session_runs import ReplicaFirstLeases, RunPlan
 from hasql.errors import ConfigurationError
 
 if TYPE_CHECKING:
@@ -143,11 +143,11 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
             lease = self._manager.acquire(bool(read_only), *given)
             return self._session(lease, kwargs, commit=commit)
         refuse_for_routing(kwargs)
-        made = self._routed_class(kwargs)
+        routed_class = self._routed_class(kwargs)
         levels = self._manager.pool_factory_kwargs, kwargs
         rules = RouteRules(self._reads, self._leases, all(map(is_routed, levels)))
         route = SessionRoute(rules, partial(self._acquire, *given))
-        return self._routed_session(made, route, kwargs, commit=commit)
+        return self._routed_session(routed_class, route, kwargs, commit=commit)
 
     def _acquire(
         self,
@@ -170,14 +170,16 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
         if kwargs.get("twophase"):
             raise ConfigurationError("run ends the transaction of its session: drop 'twophase'")
         acquire = manager.acquire
-        writes: Callable[[float], _LeaseT] = partial(acquire, False, None, None)  # noqa: FBT003  # as above
+        lease_master: Callable[[float], _LeaseT] = partial(acquire, False, None, None)  # noqa: FBT003  # as above
         levels = manager.pool_factory_kwargs, kwargs, {"isolation_level": isolation}
         if read_only is None and self._is_routed and all(map(is_routed, levels)):
-            made = self._routed_class(kwargs)
-            reads = FirstReads(partial(self._acquire, None, None, replica=True), writes)
-            return RunPlan(reads, writes, kwargs, made, self._reads)
-        first = partial(acquire, True, None, None) if read_only else writes  # noqa: FBT003  # as above
-        return RunPlan(first, writes, kwargs, None, self._reads)
+            routed_class = self._routed_class(kwargs)
+            leases = ReplicaFirstLeases(
+                partial(self._acquire, None, None, replica=True), lease_master
+            )
+            return RunPlan(leases, lease_master, kwargs, routed_class, self._reads)
+        first = partial(acquire, True, None, None) if read_only else lease_master  # noqa: FBT003  # as above
+        return RunPlan(first, lease_master, kwargs, None, self._reads)
 
     @abstractmethod
     def _routed_class(self, kwargs: dict[str, Any]) -> type[Any]:
@@ -192,6 +194,6 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
 
     @abstractmethod
     def _routed_session(
-        self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
+        self, routed_class: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
     ) -> _BlockT:
         """Make a block with a session that routes itself; with `commit`, it commits at its end."""

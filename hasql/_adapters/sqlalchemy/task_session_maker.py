@@ -114,9 +114,9 @@ class TaskSessionMaker(SessionMaker["_Lease", "AbstractAsyncContextManager[_S]"]
 
     @asynccontextmanager
     async def _routed_session(
-        self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
+        self, routed_class: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
     ) -> AsyncIterator[_S]:
-        session: _S = self._class(**{**kwargs, "sync_session_class": made})
+        session: _S = self._class(**{**kwargs, "sync_session_class": routed_class})
         session.sync_session.hasql_route = route  # type: ignore[attr-defined]  # as made
         lease: Any = None
         try:

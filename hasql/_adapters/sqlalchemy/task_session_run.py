@@ -8,7 +8,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.util import await_only
 
 from hasql._adapters.sqlalchemy.replica_binds import SessionLeases
-from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, finish, prepare
+from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, note_commit, prepare_commit
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -57,7 +57,7 @@ class TaskSessionRun(Generic[_S, _T]):
         session, _ = self._last = self._open(attempt)
         try:
             result = await self._work(session)
-            await session.run_sync(prepare)
+            await session.run_sync(prepare_commit)
         except BaseException:
             await self.give_up()
             raise
@@ -71,14 +71,14 @@ class TaskSessionRun(Generic[_S, _T]):
             return found
 
         def exchange() -> None:
-            await_only(attempt.exchange(plan.writes))
+            await_only(attempt.exchange(plan.lease_master))
 
         leases = AttemptLeases(attempt, connection, exchange)
-        if plan.made is None:
+        if plan.routed_class is None:
             leases.bind()
             session = self._class(bind=attempt.connection, **plan.kwargs)
         else:
-            session = self._class(**{**plan.kwargs, "sync_session_class": plan.made})
+            session = self._class(**{**plan.kwargs, "sync_session_class": plan.routed_class})
             session.sync_session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
         return session, leases
 
@@ -100,7 +100,7 @@ class TaskSessionRun(Generic[_S, _T]):
         """Tell the last session that all is committed, and close it."""
         assert self._last is not None  # noqa: S101  # there was an attempt
         try:
-            await self._last[0].run_sync(finish)
+            await self._last[0].run_sync(note_commit)
         finally:
             await self._close()
 

@@ -89,7 +89,7 @@ class QueueAcquires:
         dialect.do_ping = prepare_and_ping
 
     def _on_close(self, raw: Any, _: object = None) -> None:
-        self.connections.closes(raw)
+        self.connections.prepare_close(raw)
 
     # Acquiring
 
@@ -200,7 +200,7 @@ class QueueAcquires:
     # Connecting
 
     def _open(self, connect: ThreadedConnect) -> NewConnection:
-        return self.connections.opened(self._connect(connect))
+        return self.connections.make_abortable(self._connect(connect))
 
     def _keeps(self, ready: int, awaited: bool) -> bool:  # noqa: FBT001  # of a tuple
         pool = self._pool()
@@ -212,7 +212,7 @@ class QueueAcquires:
     def idle(self) -> int:
         """Return how many connections wait for use."""
         places = self._pool().checkedin() + self._connects.ready
-        return min(places, self.connections.without(self._lent))
+        return min(places, self.connections.count_except(self._lent))
 
     def end_connects(self) -> None:
         """End every wait for a connect, and abort connections that are not ready for use yet."""

@@ -60,7 +60,7 @@ class QueueConnections:
         self.destinations = Destinations()
         self._loop_thread = get_ident()
 
-    def opened(self, opened: WithSettings[tuple[Any, str | None]]) -> NewConnection:
+    def make_abortable(self, opened: WithSettings[tuple[Any, str | None]]) -> NewConnection:
         """Make it possible to end a connection from any thread. Raises ConnectionError if lost."""
         raw, address = opened.connection
         try:
@@ -97,7 +97,7 @@ class QueueConnections:
     def __contains__(self, raw: object) -> bool:
         return raw in self._open
 
-    def without(self, some: Collection[Any]) -> int:
+    def count_except(self, some: Collection[Any]) -> int:
         """Count the open connections that are not among `some`."""
         return sum(raw not in some for raw in self._open.copy())
 
@@ -114,7 +114,7 @@ class QueueConnections:
         if now - known.alive_at < _ALIVE_FOR:
             return True  # saves a system call
         while known.readable(0):
-            if not self._library.reads(raw):
+            if not self._library.read_input(raw):
                 return False
         known.alive_at = now
         return True
@@ -140,7 +140,7 @@ class QueueConnections:
         if (known := self._open.pop(raw, None)) is not None:
             known.switch.close()
 
-    def closes(self, raw: Any) -> None:
+    def prepare_close(self, raw: Any) -> None:
         """Forget a connection that the pool is about to close, and end what runs on it."""
         if not self._library.is_closed(raw) and self._library.is_busy(raw):
             self.abort(raw)

@@ -52,12 +52,12 @@ class SqlalchemyThreadDriver(EngineDriver[Engine, Connection, EngineThreadLibrar
         kwargs: Mapping[str, Any],
         report: Callable[[Connection, BaseException], None],
     ) -> EngineThreadPool:
-        made = self._for_pool(endpoint, kwargs)
-        return EngineThreadPool(made, sizes_of(kwargs), self._library, report)
+        config = self._for_pool(endpoint, kwargs)
+        return EngineThreadPool(config, sizes_of(kwargs), self._library, report)
 
     async def connect(
         self, endpoint: Endpoint, kwargs: Mapping[str, Any], on_lost: Callable[[], None]
     ) -> Session:
-        made = self._for_session(endpoint, kwargs)
-        args = made.connect_args
-        return await open_session(self._library, made.endpoint, made.url, args, on_lost)
+        config = self._for_session(endpoint, kwargs)
+        args = config.connect_args
+        return await open_session(self._library, config.endpoint, config.url, args, on_lost)

@@ -21,7 +21,7 @@ __all__ = ("EngineThreadLease", "EngineThreadLeases")
 class EngineThreadLease:
     """One connection that is leased."""
 
-    __slots__ = ("end", "pool", "proxied", "raw", "stated")
+    __slots__ = ("end", "pool", "proxied", "raw", "used")
 
     def __init__(self, connection: Connection, pool: Pool | None) -> None:
         #: The pool's proxy for the driver's connection, and that connection.
@@ -30,7 +30,7 @@ class EngineThreadLease:
         #: The pool that it came from; None: the user has taken it from the engine directly.
         self.pool = pool
         #: Whether a statement has been begun.
-        self.stated = False
+        self.used = False
         #: A weak reference whose callback reports that the connection was dropped.
         self.end: object = None
 
@@ -77,7 +77,7 @@ class EngineThreadLeases:
         lease = self._leases.get(id(execution.root_connection))
         if lease is None:
             return
-        lease.stated = True
+        lease.used = True
         if not lease.is_intact():
             raise self._loss()
 

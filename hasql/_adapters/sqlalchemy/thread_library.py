@@ -30,7 +30,7 @@ class ThreadLibrary(Protocol):
     ) -> WithSettings[tuple[Any, str | None]]:
         """Open a connection, however long it takes, and return it with its address."""
 
-    def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def login_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         """Return the arguments of `connect` that are for a reserved connection of psycopg's."""
 
     def adopt(self, raw: Any) -> Any:
@@ -63,7 +63,7 @@ class ThreadLibrary(Protocol):
     def is_read_only(self, raw: Any) -> bool:
         """Tell whether transactions are read-only by default, as the server reported last."""
 
-    def reads(self, raw: Any) -> bool:
+    def read_input(self, raw: Any) -> bool:
         """Read what an idle connection has received; tell whether it is still alive."""
 
     def roll_back(self, raw: Any) -> None:

@@ -56,12 +56,12 @@ async def open_session(
     """Open a reserved connection. Listeners to all engines are called as for any other."""
     dialect: Dialect = library.dialect(dbapi=library.dialect.import_dbapi())  # type: ignore[call-arg]
     if not dialect.dispatch.do_connect:
-        return await open_psycopg_session(endpoint, library.login_of(connect_args), on_lost)
+        return await open_psycopg_session(endpoint, library.login_arguments(connect_args), on_lost)
     ask = LoginArguments(dialect, url, connect_args).ask
     raw, arguments = await asyncio.wrap_future(in_thread(ask, "hasql login", _close))
     if raw is not None:  # a listener has logged in by itself
         return await library.session_of(raw, on_lost)
-    return await open_psycopg_session(endpoint, library.login_of(arguments), on_lost)
+    return await open_psycopg_session(endpoint, library.login_arguments(arguments), on_lost)
 
 
 def _close(asked: tuple[Any, object]) -> None:

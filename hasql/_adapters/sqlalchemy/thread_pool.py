@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.pool import QueuePool
 
-    from hasql._adapters.sqlalchemy.engine_driver import ForEngine
+    from hasql._adapters.sqlalchemy.engine_driver import EngineConfig
     from hasql._adapters.sqlalchemy.thread_library import EngineThreadLibrary
     from hasql.driver import PoolSizes
     from hasql.driver.address_race import ThreadedConnect
@@ -38,7 +38,7 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
 
     def __init__(
         self,
-        made: ForEngine,
+        config: EngineConfig,
         sizes: PoolSizes,
         library: EngineThreadLibrary,
         report: Callable[[Connection, BaseException], None],
@@ -48,10 +48,10 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
         self._acquires = QueueAcquires(library, self._queue, self._connect, sizes.maximum)
         self._connections = self._acquires.connections
         self.destinations = self._connections.destinations
-        self.pool: Engine = create_engine(made.url, creator=self._acquires.create, **made.kwargs)
+        self.pool = create_engine(config.url, creator=self._acquires.create, **config.kwargs)
         self._acquires.watch(self.pool)
-        self._endpoint = made.endpoint
-        self._login = LoginArguments(self.pool.dialect, made.url, made.connect_args)
+        self._endpoint = config.endpoint
+        self._login = LoginArguments(self.pool.dialect, config.url, config.connect_args)
         self._acquires.watch_pings(self.pool.dialect)
         loop = asyncio.get_running_loop()
         self._leases = EngineThreadLeases(self.pool, partial(_report_in, loop, report))

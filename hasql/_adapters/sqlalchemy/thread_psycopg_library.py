@@ -64,7 +64,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
     ) -> WithSettings[tuple[Any, str | None]]:
         return connect_for_pool(endpoint, connect, _Connection.connect, kwargs)
 
-    def login_of(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    def login_arguments(self, kwargs: Mapping[str, Any]) -> dict[str, Any]:
         return dict(kwargs)
 
     async def session_of(self, raw: Any, on_lost: Callable[[], None]) -> PsycopgSession:
@@ -107,7 +107,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
     def is_read_only(self, raw: Any) -> bool:
         return server.is_read_only(raw)
 
-    def reads(self, raw: Any) -> bool:
+    def read_input(self, raw: Any) -> bool:
         alive: bool = raw.is_alive()
         return alive
 

@@ -96,9 +96,9 @@ class ThreadSessionMaker(SessionMaker["_Lease", "AbstractContextManager[_S]"], G
 
     @contextmanager
     def _routed_session(
-        self, made: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
+        self, routed_class: type[Any], route: SessionRoute, kwargs: dict[str, Any], *, commit: bool
     ) -> Iterator[_S]:
-        session: Any = made(**kwargs)
+        session: Any = routed_class(**kwargs)
         session.hasql_route = route
         try:
             transaction = session.begin().__enter__() if commit else None

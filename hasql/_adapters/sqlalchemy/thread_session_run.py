@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from sqlalchemy.orm import Session
 
 from hasql._adapters.sqlalchemy.replica_binds import SessionLeases
-from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, finish, prepare
+from hasql._adapters.sqlalchemy.session_runs import AttemptLeases, note_commit, prepare_commit
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -54,7 +54,7 @@ class ThreadSessionRun(Generic[_S, _T]):
         session, _ = self._last = self._open(attempt)
         try:
             result = self._work(session)
-            prepare(session)
+            prepare_commit(session)
         except BaseException:
             self.give_up()
             raise
@@ -68,15 +68,15 @@ class ThreadSessionRun(Generic[_S, _T]):
             return found
 
         def exchange() -> None:
-            attempt.exchange(plan.writes)
+            attempt.exchange(plan.lease_master)
 
         leases = AttemptLeases(attempt, connection, exchange)
         session: _S
-        if plan.made is None:
+        if plan.routed_class is None:
             leases.bind()
             session = self._class(bind=attempt.connection, **plan.kwargs)
         else:
-            session = plan.made(**plan.kwargs)
+            session = plan.routed_class(**plan.kwargs)
             session.hasql_route = leases.route(plan.reads)  # type: ignore[attr-defined]  # as made
         return session, leases
 
@@ -98,7 +98,7 @@ class ThreadSessionRun(Generic[_S, _T]):
         """Tell the last session that all is committed, and close it."""
         assert self._last is not None  # noqa: S101  # there was an attempt
         try:
-            finish(self._last[0])
+            note_commit(self._last[0])
         finally:
             self._close()
 

@@ -45,13 +45,13 @@ class _Library(Protocol):
     def state_of(self, connection: Any, /) -> TransactionState: ...
 
 
-def _state(library: _Library, raw: Any, transaction: Any, *, stated: bool) -> TransactionState:
+def _state(library: _Library, raw: Any, transaction: Any, *, used: bool) -> TransactionState:
     if library.is_closed(raw):
         return TransactionState.OPEN  # as far as is known; COMMIT will fail
     if not transaction.is_active:
         return TransactionState.ENDED
     state = library.state_of(raw)
-    return TransactionState.NOT_BEGUN if state is TransactionState.ENDED and not stated else state
+    return TransactionState.NOT_BEGUN if state is TransactionState.ENDED and not used else state
 
 
 class EngineTransaction(TaskTransaction):
@@ -72,7 +72,7 @@ class EngineTransaction(TaskTransaction):
         self._before: bool | None = None
 
     def begin(self) -> Awaitable[object]:
-        self._lease.user = None
+        self._lease.last_task = None
         options = _options(self._lease.adapted, self._modes)
         if options or self._modes.read_only:
             return self._begin_with(options)
@@ -91,8 +91,8 @@ class EngineTransaction(TaskTransaction):
     @property
     def state(self) -> TransactionState:
         lease = self._lease
-        stated = lease.user is not None
-        return _state(self._library, lease.raw, self._transaction, stated=stated)
+        used = lease.last_task is not None
+        return _state(self._library, lease.raw, self._transaction, used=used)
 
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         if self.state is TransactionState.NOT_BEGUN:
@@ -139,7 +139,7 @@ class EngineThreadTransaction(ThreadTransaction):
         self._before: bool | None = None
 
     def begin(self) -> None:
-        self._lease.stated = False
+        self._lease.used = False
         if options := _options(self._lease.raw, self._modes):
             self._connection.execution_options(**options)
         if self._modes.read_only:
@@ -150,7 +150,7 @@ class EngineThreadTransaction(ThreadTransaction):
     @property
     def state(self) -> TransactionState:
         lease = self._lease
-        return _state(self._library, lease.raw, self._transaction, stated=lease.stated)
+        return _state(self._library, lease.raw, self._transaction, used=lease.used)
 
     def fetch_row(self, sql: str) -> Sequence[str | None]:
         if self.state is TransactionState.NOT_BEGUN:
