@@ -326,7 +326,7 @@ class FakeConnection(HolderNotes):
         assert sql == STANDBY_QUERY, sql
         return tuple(await self.fetch_row(ProbeForm.BARE.value))[:1] == ("t",)
 
-    def bring_settings(self) -> None:
+    def send_settings(self) -> None:
         self.brings_settings = True
 
     def _probed(self, form: ProbeForm) -> Sequence[str | None]:

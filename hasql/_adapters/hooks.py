@@ -53,7 +53,7 @@ class RunningHooks:
         if running is not None:
             running[0].cancel()
 
-    def end_those_before(self, began: float) -> None:
+    def end_begun_before(self, began: float) -> None:
         """Cancel every hook that began before a moment, in seconds of time.monotonic()."""
         for connection, (_, since) in tuple(self._running.items()):
             if since <= began:

@@ -7,7 +7,7 @@ import socket
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 
-from hasql._adapters.reserved_session import login_words, session_options
+from hasql._adapters.reserved_session import proxy_options, session_options
 from hasql.driver import Failure
 
 __all__ = (
@@ -115,8 +115,8 @@ def parameters_of_session(
     dates and times (``PGDATESTYLE``, ``PGTZ``) and the planner's ``PGGEQO``.
     """
     login = {name: value for name, value in given.items() if name not in _OF_SESSIONS}
-    words = login_words(given.get("options", ""))
-    settings = session_options(words, with_settings=with_settings)
+    options = proxy_options(given.get("options", ""))
+    settings = session_options(options, with_settings=with_settings)
     return {**parameters_of_pool(login, knows), "client_encoding": "UTF8", "options": settings}
 
 

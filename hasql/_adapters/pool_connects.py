@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from hasql.driver.time_left import TimeLeft
 
-__all__ = ("ConnectionsOf", "PoolConnects", "Ticket")
+__all__ = ("PoolConnects", "PoolFunctions", "Ticket")
 
 _T = TypeVar("_T")
 
@@ -46,7 +46,7 @@ class Ticket(NamedTuple):
     arrival: object
 
 
-class ConnectionsOf(NamedTuple, Generic[_T]):
+class PoolFunctions(NamedTuple, Generic[_T]):
     """The functions of a pool that its connects call."""
 
     #: Connects, however long that takes. It may check whether the connect has been ended.
@@ -67,8 +67,8 @@ class PoolConnects(Generic[_T]):
     if there is none, or if the one left behind takes too long.
     """
 
-    def __init__(self, of_pool: ConnectionsOf[_T]) -> None:
-        self._pool = of_pool
+    def __init__(self, functions: PoolFunctions[_T]) -> None:
+        self._functions = functions
         # Reentrant: garbage collection may give a connection back in the thread that holds it.
         self._lock = new_guard()
         #: In the order in which they began to wait.
@@ -138,9 +138,9 @@ class PoolConnects(Generic[_T]):
         with self._lock:
             if ticket.generation != self._generation or self._closed:
                 raise _given_up()
-            # This races with `arrived`, which runs without the lock. The waiter is added first, and
-            # the arrival is read after that: either `arrived` sees the waiter, or this sees the
-            # arrival.
+            # This races with `note_arrival`, which runs without the lock. The waiter is added
+            # first, and the arrival is read after that: either `note_arrival` sees the waiter, or
+            # this sees the arrival.
             self._waiters.append(waiter)
             if self._ready or ticket.arrival is not self._arrival:
                 self._waiters.remove(waiter)
@@ -165,7 +165,7 @@ class PoolConnects(Generic[_T]):
             raise
         return False
 
-    def arrived(self) -> None:
+    def note_arrival(self) -> None:
         """Take note that a connection was given back and can be acquired."""
         self._arrival = object()  # not a count: another thread could overwrite an increment
         if self._waiters:
@@ -198,7 +198,7 @@ class PoolConnects(Generic[_T]):
     def _run(self, connect: ThreadedConnect) -> None:
         connection, error = None, None
         try:
-            connection = self._pool.connect(connect)
+            connection = self._functions.connect(connect)
         except BaseException as raised:  # noqa: BLE001  # a waiter gets it
             error = raised
         try:
@@ -208,7 +208,7 @@ class PoolConnects(Generic[_T]):
                 self._under_way.discard(connect)
                 taken = wanted and self._settle(connection, error)
             if connection is not None and not taken:
-                self._pool.discard(connection)
+                self._functions.discard(connection)
         finally:
             del error  # its traceback refers to this frame: this avoids a reference cycle
 
@@ -217,9 +217,9 @@ class PoolConnects(Generic[_T]):
         if connection is None:
             self._tell_one(error)
             return False
-        kept = self._pool.keeps(len(self._ready), bool(self._waiters))
+        kept = self._functions.keeps(len(self._ready), bool(self._waiters))
         if kept:
-            self._pool.take_in(connection)
+            self._functions.take_in(connection)
             self._ready.append(connection)
         self._arrival = object()
         self._tell_one()

@@ -21,7 +21,7 @@ __all__ = (
     "SETTINGS",
     "ReservedSession",
     "is_about_settings",
-    "login_words",
+    "proxy_options",
     "session_options",
     "with_settings_if_taken",
 )
@@ -85,7 +85,7 @@ class ReservedSession(Session):
     async def fetch_row(self, sql: str) -> Sequence[str | None]:
         return await self._run(sql, self._ask)
 
-    def bring_settings(self) -> None:
+    def send_settings(self) -> None:
         self._in_transactions = True
 
     async def _run(
@@ -146,16 +146,16 @@ def is_about_settings(error: Exception) -> bool:
     return _ABOUT_SETTINGS.search(str(error)) is not None
 
 
-def session_options(words: str, *, with_settings: bool) -> str:
-    """Return libpq's `options` for the session: `words` first, then hasql's settings if wanted."""
-    return f"{words} {_AS_OPTIONS}".strip() if with_settings else words
+def session_options(options: str, *, with_settings: bool) -> str:
+    """Return libpq's `options` for the session: the given ones, then hasql's settings if wanted."""
+    return f"{options} {_AS_OPTIONS}".strip() if with_settings else options
 
 
-def login_words(given: str) -> str:
-    r"""Return those words of the application's command-line options that are part of a login.
+def proxy_options(given: str) -> str:
+    r"""Return those of the application's command-line options that are for a proxy.
 
-    PostgreSQL itself takes only switches, such as ``-c search_path=app``. Other words are for a
-    proxy, which reads from them to which server to connect (``endpoint=name``, at Neon).
+    PostgreSQL itself takes only switches, such as ``-c search_path=app``. Others are for a proxy,
+    which reads from them to which server to connect (``endpoint=name``, at Neon).
     """
     words = re.findall(r"(?:\\.|[^\s\\])+", given)
     return " ".join(

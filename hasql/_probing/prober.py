@@ -157,7 +157,7 @@ class Prober:
             raise
         opening.session = session
         if self._is_limited:
-            session.bring_settings()
+            session.send_settings()
         self._form, self.login_accepted = ProbeForm.FULL, True
         try:
             with stall_timer.ending(session.kill):

@@ -38,7 +38,7 @@ _MOST_TASKS = 40
 _REPAIR_TIMEOUT = 30.0
 """Seconds after the repair of the cluster within which hasql must serve from all hosts again."""
 
-_LAST_WORDS = 0.5
+_LOAD_AFTER_REPAIR = 0.5
 """Seconds of load after all hosts serve again."""
 
 
@@ -115,7 +115,7 @@ class Demo:
                 await play(plan.fault, stage)
                 whole = await self._await_whole(workload)
                 rest = workload.began + plan.duration - time.monotonic()
-                await asyncio.sleep(max(rest, _LAST_WORDS))
+                await asyncio.sleep(max(rest, _LOAD_AFTER_REPAIR))
                 self._tell("the load ends")
                 await workload.stop()
             finally:

@@ -65,7 +65,7 @@ class Session(Protocol):
         """Run one query like that and tell whether it has a row; a driver may do it for less."""
         return bool(await self.fetch_row(sql))
 
-    def bring_settings(self) -> None:
+    def send_settings(self) -> None:
         """Send the settings of a probe with each query, as settings of the query's transaction.
 
         Called when a setting of the role or of the database has ended a session before. By default

@@ -118,7 +118,7 @@ async def test_a_transaction_timeout_of_the_role_ends_one_reserved_session_at_mo
         session = await driver.connect(endpoint, {}, lambda: None)
         try:
             if with_settings:
-                session.bring_settings()
+                session.send_settings()
             for _ in range(2):
                 await session.fetch_row(SLOW)
                 assert await session.has_row(SLOW)

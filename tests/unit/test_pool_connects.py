@@ -8,7 +8,7 @@ from itertools import count
 from time import monotonic
 from typing import TYPE_CHECKING
 
-from hasql._adapters.pool_connects import ConnectionsOf, PoolConnects
+from hasql._adapters.pool_connects import PoolConnects, PoolFunctions
 from hasql.driver.time_left import TimeLeft
 from tests.unit.test_thread_faults import HASQL, interrupted_at
 from tests.unit.test_thread_manager import LONG, until
@@ -25,9 +25,9 @@ def test_who_waits_looks_again_wherever_who_gives_back_is_interrupted() -> None:
         ends.wait(LONG * 2)
 
     try:
-        for point in count(2):  # point 1 is before `arrived` begins
-            of_pool = ConnectionsOf(connect, lambda _: None, lambda *_: False, lambda _: None)
-            connects: PoolConnects[None] = PoolConnects(of_pool)
+        for point in count(2):  # point 1 is before `note_arrival` begins
+            functions = PoolFunctions(connect, lambda _: None, lambda *_: False, lambda _: None)
+            connects: PoolConnects[None] = PoolConnects(functions)
             told: list[bool] = []
             waits = threading.Event()
 
@@ -39,7 +39,7 @@ def test_who_waits_looks_again_wherever_who_gives_back_is_interrupted() -> None:
             other = threading.Thread(target=wait, daemon=True)
             other.start()
             until(waits.is_set)
-            interrupted = interrupted_at(point, connects.arrived, within)
+            interrupted = interrupted_at(point, connects.note_arrival, within)
             other.join(LONG / 2)
             assert told, point
             if not interrupted:

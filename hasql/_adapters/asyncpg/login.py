@@ -13,7 +13,7 @@ import asyncpg
 from hasql._adapters.asyncpg.connection import count_rows, failure_of
 from hasql._adapters.asyncpg.named_files import naming_files
 from hasql._adapters.asyncpg.session import AsyncpgSession, ErrorRetrievingLoop
-from hasql._adapters.reserved_session import SETTINGS, login_words, with_settings_if_taken
+from hasql._adapters.reserved_session import SETTINGS, proxy_options, with_settings_if_taken
 from hasql._adapters.session_setup import Setup, WithSettings
 from hasql.cluster.dsn import Dsn
 from hasql.driver.addressed_loop import AddressedLoop
@@ -195,6 +195,6 @@ async def open_session(
 def _dsn_of_session(dsn: Dsn, given: Mapping[str, str], settings: Mapping[str, str]) -> Dsn:
     params = {**dict(dsn.params), **given}
     kept = {name: value for name, value in params.items() if name in _PARAMETERS}
-    if words := login_words(params.get("options", "")):
-        kept["options"] = words
+    if options := proxy_options(params.get("options", "")):
+        kept["options"] = options
     return replace(dsn, params=(*{**kept, **settings}.items(), _NO_CHOICE))

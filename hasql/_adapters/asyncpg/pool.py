@@ -24,7 +24,7 @@ from hasql._adapters.asyncpg.connection import (
     is_read_only,
     roll_back,
 )
-from hasql._adapters.asyncpg.last_words import report_end
+from hasql._adapters.asyncpg.fatal_errors import report_end
 from hasql._adapters.asyncpg.login import (
     connect_for_pool,
     is_opened_still,

@@ -156,7 +156,7 @@ class ConnectAttempts:
             raise self._errors[task] from None
         except asyncio.CancelledError:
             loop = asyncio.get_running_loop()
-            loop.call_later(_LIMIT_UNAWAITED, self._configuring.end_those_before, monotonic())
+            loop.call_later(_LIMIT_UNAWAITED, self._configuring.end_begun_before, monotonic())
             raise
         finally:
             del self._waiting[task]

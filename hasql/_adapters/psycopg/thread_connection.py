@@ -26,7 +26,7 @@ __all__ = ("ThreadConnection",)
 _T = TypeVar("_T")
 _IN_TRANSACTION = frozenset({TransactionStatus.INTRANS, TransactionStatus.INERROR})
 #: Seconds that another thread has to leave a connection once its socket was shut down.
-_LAST_WORDS = 1.0
+_LEAVE_TIMEOUT = 1.0
 
 
 class ThreadConnection(LivenessMixin, HandlerResetMixin, Connection[Any]):
@@ -117,7 +117,7 @@ class ThreadConnection(LivenessMixin, HandlerResetMixin, Connection[Any]):
         self.is_closing = True  # first, because the other thread may be about to leave
         if not self._free():
             self.abort()
-            self._free(_LAST_WORDS)
+            self._free(_LEAVE_TIMEOUT)
 
     def close_last(self) -> None:
         """Close it once no other thread uses it, however long that takes."""

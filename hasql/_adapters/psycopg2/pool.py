@@ -94,7 +94,7 @@ class Psycopg2Pool(ThreadPool[QueuePool, extensions.connection]):
                 self._give_back(connection, proxied)
             refuse_all(kwargs, "beside close=, putconn()")
         finally:
-            self._acquires.given_back(connection)
+            self._acquires.note_idle(connection)
 
     def _give_back(self, connection: extensions.connection, proxied: PoolProxiedConnection) -> None:
         try:

@@ -21,7 +21,7 @@ from hasql._adapters.asyncpg.connection import (
     is_read_only,
     sqlstate_of,
 )
-from hasql._adapters.asyncpg.last_words import LastWords
+from hasql._adapters.asyncpg.fatal_errors import FatalErrorReader
 from hasql._adapters.asyncpg.named_files import naming_files
 from hasql._adapters.asyncpg.row import fetch_row
 from hasql._adapters.asyncpg.session import AsyncpgSession
@@ -92,7 +92,7 @@ class AsyncpgLibrary(DbapiLibrary):
         guard_from_forks(connection)
         connection.add_termination_listener(on_closed)
         if isinstance(connection, _EngineConnection):  # always, but type checkers do not know that
-            connection.last_words = LastWords(connection)
+            connection.fatal_errors = FatalErrorReader(connection)
         return opened
 
     async def open_session(
@@ -151,12 +151,12 @@ class _EngineConnection:
     closing: asyncio.Task[None] | None = None
     #: The command tag of the last `execute`; SQLAlchemy ends transactions by that method.
     last_tag = ""
-    last_words: LastWords | None = None
+    fatal_errors: FatalErrorReader | None = None
 
     @property
     def ended_by_limit(self) -> bool:
         """Whether the server has said that it ends the session because of a time limit."""
-        return self.last_words is not None and self.last_words.of_limit
+        return self.fatal_errors is not None and self.fatal_errors.of_limit
 
     async def execute(self, query: str, *args: Any, **kwargs: Any) -> str:
         """Execute as asyncpg does, and keep the answer, which asyncpg drops after a COMMIT."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import event
 
-from hasql._adapters.pool_connects import ConnectionsOf, PoolConnects, Ticket
+from hasql._adapters.pool_connects import PoolConnects, PoolFunctions, Ticket
 from hasql._adapters.sqlalchemy.thread_connections import NewConnection, QueueConnections
 from hasql._adapters.sqlalchemy.thread_preparations import Preparations
 from hasql._adapters.sqlalchemy.thread_request import (
@@ -63,7 +63,7 @@ class QueueAcquires:
         self._limit = limit
         self.connections = QueueConnections(library)
         self._connects = PoolConnects(
-            ConnectionsOf(
+            PoolFunctions(
                 self._open, self.connections.take_in, self._keeps, self.connections.discard
             )
         )
@@ -158,7 +158,7 @@ class QueueAcquires:
         """Close a connection that was taken by an acquire which was interrupted."""
         raw = taking.raw_of(taken)
         taking.drop(taken)
-        self.given_back(raw)
+        self.note_idle(raw)
 
     def create(self) -> Any:
         """Return a new connection to the pool, which has asked for one."""
@@ -191,11 +191,11 @@ class QueueAcquires:
         if len(self._pool().dispatch.checkout) > 1:
             self.prepare(raw)
 
-    def given_back(self, raw: Any) -> None:
+    def note_idle(self, raw: Any) -> None:
         """Take note that a connection is idle now, or that its place is free."""
         self._lent.discard(raw)
         self.connections.note_alive(raw)
-        self._connects.arrived()
+        self._connects.note_arrival()
 
     # Connecting
 

@@ -95,7 +95,7 @@ class EngineThreadPool(ThreadPool[Engine, Connection]):
             refuse_all(kwargs, "SQLAlchemy's Connection.close")
         finally:
             self._leases.remove(connection)
-            self._acquires.given_back(raw)
+            self._acquires.note_idle(raw)
 
     def _is_of_no_use(self, lease: EngineThreadLease) -> bool:
         return (

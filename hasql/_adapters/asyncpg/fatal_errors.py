@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.asyncpg.connection import Connection, RawConnection
 
-__all__ = ("LastWords", "report_end")
+__all__ = ("FatalErrorReader", "report_end")
 
 _ERROR = ord("E")
 #: The severity, code and message of an error with which a server, or a pooler, ends a connection.
@@ -23,7 +23,7 @@ _FATAL = re.compile(rb"\0VFATAL\0C([^\0]*)\0M([^\0]*)")
 _WITHIN = 200
 
 
-class LastWords:
+class FatalErrorReader:
     """Stands between a connection's transport and asyncpg, and reads what the server sends.
 
     asyncpg expects no error while no statement runs, and drops it. The socket closes milliseconds
@@ -62,10 +62,10 @@ def report_end(
     ended: Callable[[RawConnection], None],
 ) -> None:
     """Call `ended` when a connection ends; before it `report`, if a limit ended it while leased."""
-    last_words = LastWords(connection)
+    fatal_errors = FatalErrorReader(connection)
 
     def tell(lent: Any) -> None:  # while the connection is leased, asyncpg passes its proxy
-        if last_words.of_limit and lent is not connection:
+        if fatal_errors.of_limit and lent is not connection:
             report(lent, SessionLimitError())
         ended(connection)
 
