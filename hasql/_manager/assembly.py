@@ -39,14 +39,14 @@ from hasql.discovery import Discovery
 from hasql.driver import ConnT, Driver, PoolT
 from hasql.driver.os_threads import new_guard
 from hasql.events import Event
-from hasql.resilience.connection_ages import ConnectionAges, left_of_ages
+from hasql.resilience.connection_ages import ConnectionAges, upkeep_limits
 from hasql.resilience.error_rules import ErrorRules
 from hasql.resilience.idle_upkeep import (
     IdleUpkeep,
     PoolCalls,
     TaskPoolCalls,
     ThreadPoolCalls,
-    look_every,
+    look_interval,
 )
 from hasql.resilience.lease_watch import LeaseWatch, name_of_task, name_of_thread
 from hasql.resilience.lifecycle import Lifecycle
@@ -232,13 +232,13 @@ def _upkeep(
     calls: PoolCalls[PoolT, ConnT],
 ) -> IdleUpkeep[PoolT, ConnT] | None:
     """Make the upkeep of idle connections, for what the driver's pool does not do by itself."""
-    lifetime, idle = left_of_ages(lifecycle, common.driver)
+    lifetime, idle = upkeep_limits(lifecycle, common.driver)
     limits = [each for each in (lifetime, idle, lifecycle.check_idle) if each is not None]
     if not limits:
         return None
     clock, chance = options.clock, options.chance
     return IdleUpkeep(
-        look_every(limits),
+        look_interval(limits),
         idle is not None or lifecycle.check_idle is not None,
         lambda: ConnectionAges(lifecycle, lifetime, idle, clock, chance),
         lambda: list(common.routing.nodes.values()),

@@ -40,7 +40,7 @@ from hasql.diagnostics import counted
 from hasql.driver import ConnT, Driver, DriverPool, PoolSizes, PoolT
 from hasql.driver.kept_errors import without_frames
 from hasql.driver.outside_calls import call_outside
-from hasql.resilience.connection_ages import with_ages
+from hasql.resilience.connection_ages import with_pool_limits
 
 if TYPE_CHECKING:
     from hasql.tracing import Tracer
@@ -75,7 +75,7 @@ class RoutingState(Generic[PoolT, ConnT]):
         self._binding = binding
         #: The arguments of the pools.
         lifecycle = options.resilience.lifecycle
-        self.pool_kwargs = with_ages(options.pool_factory_kwargs, lifecycle, driver.ages)
+        self.pool_kwargs = with_pool_limits(options.pool_factory_kwargs, lifecycle, driver.ages)
         self._sizes = driver.sizes(self.pool_kwargs)
         self.topology = Topology.of((), 0.0, options.rules)
         self.nodes: dict[HostSpec, Node[PoolT, ConnT]] = {}

@@ -21,7 +21,7 @@ _SLACK = 32
 class QueuedAcquire:
     """An acquire that waits at a gate, or is about to."""
 
-    __slots__ = ("counted", "granted", "half_at", "number", "out", "priority", "waiter")
+    __slots__ = ("counted", "granted", "half_at", "left", "number", "priority", "waiter")
 
     def __init__(self, priority: Priority, now: float, deadline: float) -> None:
         self.priority = priority
@@ -31,7 +31,7 @@ class QueuedAcquire:
         self.waiter: Waiter[None] | None = None
         #: Whether it was counted as waiting, whether it has been given a permit that `leave` must
         #: take back, and whether it has stopped waiting.
-        self.counted = self.granted = self.out = False
+        self.counted = self.granted = self.left = False
 
     def __lt__(self, other: "QueuedAcquire") -> bool:
         return (self.half_at, self.number) < (other.half_at, other.number)
@@ -107,10 +107,10 @@ class AdmissionGate:
         if self._closed:
             raise _closed()
         if self.waiting >= self._queue_size:
-            self._make_way_for(acquire)
+            self._make_room_for(acquire)
         waiter = self._waiters.join(acquire.priority, deadline)
         acquire.waiter, acquire.number = waiter, next(self._numbers)
-        self._sweep()
+        self._drop_ended()
         self._queues[acquire.priority].append(acquire)
         heappush(self._by_age[acquire.priority is Priority.CRITICAL], acquire)
         acquire.counted = True
@@ -123,11 +123,11 @@ class AdmissionGate:
         if acquire.granted:
             acquire.granted = False
             self.in_use -= 1
-        self._take_out(acquire)
-        self.settle(acquire)
+        self._remove(acquire)
+        self.release_waiter(acquire)
         self.dispatch()
 
-    def settle(self, acquire: QueuedAcquire) -> None:
+    def release_waiter(self, acquire: QueuedAcquire) -> None:
         """Release the waiter that an acquire has waited with."""
         if acquire.waiter is not None:
             self._waiters.leave(acquire.priority, acquire.waiter)
@@ -142,7 +142,7 @@ class AdmissionGate:
             waiter = acquire.waiter
             if waiter is not None and not waiter.done():
                 waiter.set_result(None)
-            self._take_out(acquire)
+            self._remove(acquire)
             self._waking = None
 
     def close(self) -> None:
@@ -180,7 +180,7 @@ class AdmissionGate:
             "do less at once, or raise limit or queue"
         )
 
-    def _make_way_for(self, acquire: QueuedAcquire) -> None:
+    def _make_room_for(self, acquire: QueuedAcquire) -> None:
         """Refuse the last waiting acquire of the lowest priority, or else the given one.
 
         Only acquires of a lower priority than the given one can be refused in its place. Raises
@@ -190,20 +190,20 @@ class AdmissionGate:
             if priority <= acquire.priority:
                 break
             queue = self._queues[priority]
-            while queue and queue[-1].out:
+            while queue and queue[-1].left:
                 queue.pop()
             if queue:
                 last = queue[-1]
-                self._take_out(last)
+                self._remove(last)
                 if last.waiter is not None and not last.waiter.done():
                     last.waiter.set_exception(self._overloaded())
                 return
         raise self._overloaded()
 
-    def _take_out(self, acquire: QueuedAcquire) -> None:
-        if acquire.counted and not acquire.out:
+    def _remove(self, acquire: QueuedAcquire) -> None:
+        if acquire.counted and not acquire.left:
             self.waiting -= 1
-        acquire.out = True
+        acquire.left = True
 
     def _next(self) -> QueuedAcquire | None:
         """Return the acquire that gets the next permit; None if no permit is free for any."""
@@ -220,33 +220,33 @@ class AdmissionGate:
         now, found = self._clock(), []
         for critical in (True, False) if room_for_all else (True,):
             acquires = self._by_age[critical]
-            while acquires and _is_over(acquires[0]):
-                self._take_out(heappop(acquires))
+            while acquires and _has_ended(acquires[0]):
+                self._remove(heappop(acquires))
             if acquires and acquires[0].half_at <= now:
                 found.append(acquires[0])
         return min(found, default=None)
 
     def _first(self, priority: Priority) -> QueuedAcquire | None:
         queue = self._queues[priority]
-        while queue and _is_over(queue[0]):
-            self._take_out(queue.popleft())
+        while queue and _has_ended(queue[0]):
+            self._remove(queue.popleft())
         return queue[0] if queue else None
 
-    def _sweep(self) -> None:
+    def _drop_ended(self) -> None:
         """Drop acquires that no longer wait from a queue, once it holds too many of them."""
         for critical, acquires in self._by_age.items():
             if len(acquires) > 2 * self.waiting + _SLACK:
-                kept = [acquire for acquire in acquires if not acquire.out]
+                kept = [acquire for acquire in acquires if not acquire.left]
                 heapify(kept)
                 self._by_age[critical] = kept
         for priority, queue in self._queues.items():
             if len(queue) > 2 * self.waiting + _SLACK:
-                self._queues[priority] = deque(acquire for acquire in queue if not acquire.out)
+                self._queues[priority] = deque(acquire for acquire in queue if not acquire.left)
 
 
-def _is_over(acquire: QueuedAcquire) -> bool:
+def _has_ended(acquire: QueuedAcquire) -> bool:
     """Tell whether an acquire no longer waits, or has given up but not called `leave` yet."""
-    return acquire.out or acquire.waiter is None or acquire.waiter.done()
+    return acquire.left or acquire.waiter is None or acquire.waiter.done()
 
 
 def _closed() -> PoolManagerClosedError:

@@ -93,7 +93,7 @@ class AdmissionLayer(Layer):
             if type(error) is TimeoutError:
                 raise gate.too_late(lease.timeout) from None
             raise
-        gate.settle(acquire)
+        gate.release_waiter(acquire)
         acquire.granted = False
         lease.permit = gate
 
@@ -116,7 +116,7 @@ class AdmissionLayer(Layer):
                 raise TimeoutError  # noqa: TRY301  # handled like everything else that ends it
             waiter.result()
             with self._lock:
-                gate.settle(acquire)
+                gate.release_waiter(acquire)
                 acquire.granted = False
                 lease.permit = gate
         except BaseException:

@@ -10,7 +10,7 @@ from hasql.driver import Driver
 from hasql.errors import ConfigurationError
 from hasql.resilience.lifecycle import Lifecycle
 
-__all__ = ("ConnectionAges", "left_of_ages", "with_ages")
+__all__ = ("ConnectionAges", "upkeep_limits", "with_pool_limits")
 
 
 @dataclass(slots=True)
@@ -18,10 +18,10 @@ class _Age:
     """The times of one connection, by the clock."""
 
     #: When the connection was first seen.
-    since: float
+    first_seen: float
     #: When it was last used, and when it was last used or gave a sign of life.
-    used: float
-    heard: float
+    used_at: float
+    alive_at: float
     #: The share of each limit that applies to this connection.
     share: float
 
@@ -49,7 +49,7 @@ class ConnectionAges:
         self._chance = chance
         self._ages: dict[Hashable, _Age] = {}
 
-    def know(self, keys: Collection[Hashable]) -> None:
+    def track(self, keys: Collection[Hashable]) -> None:
         """Note which connections are open, by their keys, and forget all others."""
         now = self._clock()
         for gone in self._ages.keys() - set(keys):
@@ -59,37 +59,37 @@ class ConnectionAges:
                 share = 1.0 - self._jitter * self._chance.random()
                 self._ages[key] = _Age(now, now, now, share)
 
-    def used(self, key: Hashable) -> None:
+    def note_use(self, key: Hashable) -> None:
         """Note that a connection was used until now."""
         age = self._ages.get(key)
         if age is not None:
-            age.used = age.heard = self._clock()
+            age.used_at = age.alive_at = self._clock()
 
-    def heard(self, key: Hashable) -> None:
+    def note_alive(self, key: Hashable) -> None:
         """Note that a connection has just given a sign of life."""
         age = self._ages.get(key)
         if age is not None:
-            age.heard = self._clock()
+            age.alive_at = self._clock()
 
     def is_old(self, key: Hashable) -> bool:
         """Tell whether a connection is older than `max_lifetime` allows, in use or not."""
         age = self._ages.get(key)
-        return age is not None and self._clock() - age.since >= self._max_lifetime * age.share
+        return age is not None and self._clock() - age.first_seen >= self._max_lifetime * age.share
 
-    def is_to_go(self, key: Hashable) -> bool:
+    def must_be_closed(self, key: Hashable) -> bool:
         """Tell whether an idle connection must be closed: too old, or idle for too long."""
         age = self._ages.get(key)
         if age is None:
             return False
-        return self.is_old(key) or self._clock() - age.used >= self._max_idle * age.share
+        return self.is_old(key) or self._clock() - age.used_at >= self._max_idle * age.share
 
-    def is_to_be_asked(self, key: Hashable) -> bool:
+    def must_be_tested(self, key: Hashable) -> bool:
         """Tell whether an idle connection must be tested for a sign of life."""
         age = self._ages.get(key)
-        return age is not None and self._clock() - age.heard >= self._check_idle * age.share
+        return age is not None and self._clock() - age.alive_at >= self._check_idle * age.share
 
 
-def with_ages(
+def with_pool_limits(
     kwargs: Mapping[str, Any],
     lifecycle: Lifecycle | None,
     ages: Mapping[str, tuple[str, bool]],
@@ -116,7 +116,7 @@ def with_ages(
     return {**kwargs, **given} if given else kwargs
 
 
-def left_of_ages(
+def upkeep_limits(
     lifecycle: Lifecycle, driver: Driver[Any, Any]
 ) -> tuple[float | None, float | None]:
     """Return `max_lifetime` and `max_idle`, each None if the driver's pool enforces it itself."""

@@ -22,14 +22,14 @@ from hasql.driver.threads import in_thread
 from hasql.driver.time_left import TimeLeft
 from hasql.resilience.connection_ages import ConnectionAges
 
-__all__ = ("IdleUpkeep", "PoolCalls", "TaskPoolCalls", "ThreadPoolCalls", "look_every")
+__all__ = ("IdleUpkeep", "PoolCalls", "TaskPoolCalls", "ThreadPoolCalls", "look_interval")
 
 log = logging.getLogger("hasql")
 
 #: Seconds that taking an idle connection from the pool may take, and that its answer may take.
-_TAKING, _ANSWERING = 1.0, 1.0
+_TAKE_TIMEOUT, _ANSWER_TIMEOUT = 1.0, 1.0
 #: Seconds to wait for an answer before the connections that were set aside are given back.
-_LONGEST_ASIDE = 0.05
+_ASIDE_TIMEOUT = 0.05
 
 
 class PoolCalls(Protocol[PoolT, ConnT]):
@@ -74,7 +74,7 @@ class ThreadPoolCalls(Generic[PoolT, ConnT]):
     async def take(self, pool: DriverPool[PoolT, ConnT]) -> ConnT:
         """Take an idle connection."""
         its: ThreadPool[PoolT, ConnT] = pool  # type: ignore[assignment]  # a pool for threads
-        time_left = TimeLeft(_TAKING, lambda: 0.0, _TAKING, lambda: None)
+        time_left = TimeLeft(_TAKE_TIMEOUT, lambda: 0.0, _TAKE_TIMEOUT, lambda: None)
         taking = in_thread(partial(its.acquire, time_left), "hasql upkeep", its.release)
         return await asyncio.wrap_future(taking)
 
@@ -147,7 +147,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         del error
         ages = self._ages.get(node)
         if ages is not None and lease.key is not None:
-            ages.used(lease.key)
+            ages.note_use(lease.key)
 
     # The task
 
@@ -175,15 +175,15 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
     async def _look_at(self, node: Node[PoolT, ConnT]) -> None:
         pool, ages = node.pool, self._ages[node]
         assert pool is not None  # noqa: S101  # the caller has checked it
-        ages.know(keys := pool.destinations.keys())
+        ages.track(keys := pool.destinations.keys())
         lent = self._lent_by(node, pool, ages)
-        due = {key for key in keys - lent if ages.is_to_go(key) or ages.is_to_be_asked(key)}
+        due = {key for key in keys - lent if ages.must_be_closed(key) or ages.must_be_tested(key)}
         aside: list[ConnT] = []
         try:
             for _ in range(pool.idle()):
                 if not due or not self._has_room(node, pool):
                     break
-                await self._see_to_one(node, pool, due, aside)
+                await self._check_one(node, pool, due, aside)
         finally:
             await self._put_back(node, pool, aside)
 
@@ -210,7 +210,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         wanted = self._router.waiting > 0 or not node.in_routing
         return pool.idle() > 0 and node.free > 0 and not wanted
 
-    async def _see_to_one(
+    async def _check_one(
         self,
         node: Node[PoolT, ConnT],
         pool: DriverPool[PoolT, ConnT],
@@ -221,7 +221,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
         ages = self._ages[node]
         self._router.occupy_on(node)
         try:
-            async with asyncio.timeout(_TAKING):
+            async with asyncio.timeout(_TAKE_TIMEOUT):
                 connection = await self._calls.take(pool)
         except BaseException:
             self._router.vacate(node)
@@ -232,11 +232,11 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
             return
         due.discard(key)
         try:
-            if ages.is_to_go(key):
+            if ages.must_be_closed(key):
                 pool.abort(connection)
                 self.aged += 1
             elif await self._answers(node, pool, connection, aside):
-                ages.heard(key)
+                ages.note_alive(key)
             else:
                 pool.abort(connection)
                 self.dead += 1
@@ -252,15 +252,15 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
     ) -> bool:
         asking = asyncio.ensure_future(self._calls.ask(pool, connection))
         try:
-            done, _ = await asyncio.wait({asking}, timeout=_LONGEST_ASIDE)
+            done, _ = await asyncio.wait({asking}, timeout=_ASIDE_TIMEOUT)
             if not done:
                 await self._put_back(node, pool, aside)
-                await asyncio.wait({asking}, timeout=_ANSWERING)
+                await asyncio.wait({asking}, timeout=_ANSWER_TIMEOUT)
         finally:
             if not asking.done():
                 pool.abort(connection)  # which ends the query
                 asking.cancel()
-                await asyncio.wait({asking}, timeout=_ANSWERING)
+                await asyncio.wait({asking}, timeout=_ANSWER_TIMEOUT)
         failure = asyncio.CancelledError() if asking.cancelled() else asking.exception()
         if failure is not None:
             told, extra = self._hide(repr(failure)), about("connection_lost", host=node.host)
@@ -279,7 +279,7 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
             if node.succession is not None:  # another pool has replaced this one
                 pool.abort(connection)
             try:
-                async with asyncio.timeout(_TAKING):
+                async with asyncio.timeout(_TAKE_TIMEOUT):
                     await self._calls.give_back(pool, connection)
             except Exception:  # noqa: BLE001  # after any error the connection is unusable
                 self._abort(pool, connection)
@@ -297,6 +297,6 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
                 pool.abort(connection)
 
 
-def look_every(limits: Collection[float | None]) -> float:
+def look_interval(limits: Collection[float | None]) -> float:
     """Return the seconds between two looks, by the shortest of the limits."""
     return max(0.02, min(30.0, min(limit for limit in limits if limit is not None) / 8))

@@ -47,7 +47,7 @@ class StorageAccess:
         """How many acquires wait for their turns."""
         return self._gate.waiting
 
-    def leave_alone(self, seconds: float) -> None:
+    def begin_pause(self, seconds: float) -> None:
         """Stop asking a storage that has failed for so many seconds, and end the waits for it."""
         with self._lock:
             self._pause_ends = self._clock() + seconds
@@ -93,7 +93,7 @@ class StorageAccess:
         if seconds and waiting:
             self._used_up[key] = now + seconds
 
-    def told_others(self, key: str) -> float:
+    def known_wait(self, key: str) -> float:
         """Return for how many more seconds there is no token, as another was told; 0: ask."""
         return max(0.0, self._used_up.get(key, 0.0) - self._clock())
 

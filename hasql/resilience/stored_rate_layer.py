@@ -87,7 +87,7 @@ class StoredRateLayer(Layer):
         """Return in how many seconds to ask for a token again; 0: the acquire is let in."""
         access, began = self._access, self._clock()
         if access.pause:
-            return self._stand_in()
+            return self._allow_or_refuse()
         turn = access.new(deadline)
         try:
             waiter = access.take(turn, deadline)
@@ -95,15 +95,15 @@ class StoredRateLayer(Layer):
                 try:
                     await waiter
                 except TimeoutError as error:
-                    return self._met(error, began, 0.0, waited=True)
-                if (heard := self._heard(key)) is not None:
-                    return heard
+                    return self._handle_failure(error, began, 0.0, waited=True)
+                if (known := self._known_wait(key)) is not None:
+                    return known
             limit = min(_STORAGE_TIMEOUT, max(_MOMENT, (deadline - self._clock()) / 2))
             try:
                 async with asyncio.timeout(limit):
                     seconds = await self._rates_of_tasks().take(key)
             except Exception as error:  # noqa: BLE001  # whatever a client of a storage raises
-                return self._met(error, began, limit, waited=waiter is not None)
+                return self._handle_failure(error, began, limit, waited=waiter is not None)
             access.note_answer(key, seconds)
             return seconds
         finally:
@@ -121,20 +121,22 @@ class StoredRateLayer(Layer):
     def _ask_in_thread(self, key: str, deadline: float) -> float:
         access, began = self._access, self._clock()
         if access.pause:
-            return self._stand_in()
+            return self._allow_or_refuse()
         turn = access.new(deadline)
         try:
             waiter = access.take(turn, deadline)
             if waiter is not None:
                 if not waiter.ended_within(deadline - self._clock()):
-                    return self._met(TimeoutError(), began, 0.0, waited=True)
+                    return self._handle_failure(TimeoutError(), began, 0.0, waited=True)
                 waiter.result()
-                if (heard := self._heard(key)) is not None:
-                    return heard
+                if (known := self._known_wait(key)) is not None:
+                    return known
             try:
                 seconds = self._rates_of_threads().take(key)
             except Exception as error:  # noqa: BLE001  # as above
-                return self._met(error, began, _STORAGE_TIMEOUT, waited=waiter is not None)
+                return self._handle_failure(
+                    error, began, _STORAGE_TIMEOUT, waited=waiter is not None
+                )
             access.note_answer(key, seconds)
             return seconds
         finally:
@@ -144,14 +146,14 @@ class StoredRateLayer(Layer):
                 access.give_back(turn)
                 raise
 
-    def _heard(self, key: str) -> float | None:
+    def _known_wait(self, key: str) -> float | None:
         """Return what `_ask` returns if that is known without asking the storage, else None.
 
         Called when an acquire that has waited gets its turn.
         """
         if self._access.pause:
-            return self._stand_in()
-        return self._access.told_others(key) or None
+            return self._allow_or_refuse()
+        return self._access.known_wait(key) or None
 
     def _check(self, key: str, seconds: float, deadline: float, *, waited: bool) -> None:
         """Refuse an acquire whose next token comes too late."""
@@ -175,7 +177,9 @@ class StoredRateLayer(Layer):
                     self._of_threads = self._library.ThreadRates(self._rate_limit, _STORAGE_TIMEOUT)
         return self._of_threads
 
-    def _met(self, error: Exception, began: float, limit: float, *, waited: bool) -> float:
+    def _handle_failure(
+        self, error: Exception, began: float, limit: float, *, waited: bool
+    ) -> float:
         """Decide about an acquire that got no answer from the storage in `limit` seconds.
 
         The acquire is let in, or RateLimitedError is raised, as `on_storage_error` says.
@@ -188,14 +192,14 @@ class StoredRateLayer(Layer):
             self._note_failure(error)
         elif waited and self._access.answered_since(began):
             raise self._waits.too_many(self._shown(), self._clock() - began)
-        return self._stand_in()
+        return self._allow_or_refuse()
 
     def _note_failure(self, error: Exception) -> None:
         """Stop asking a failing storage for a while: else each acquire would wait for it."""
         with self._waits.lock:
             first = not self._waits.storage_errors
             self._waits.storage_errors += 1
-        self._access.leave_alone(_PAUSE)
+        self._access.begin_pause(_PAUSE)
         told = self._hide(f"{type(error).__name__}: {error}")
         extra, shown = about("rate_storage_failed"), self._shown()
         if first:
@@ -203,7 +207,7 @@ class StoredRateLayer(Layer):
         else:
             log.debug("the storage of the rate limit fails again: %s", told, extra=extra)
 
-    def _stand_in(self) -> float:
+    def _allow_or_refuse(self) -> float:
         """Let an acquire through, or refuse it, as `on_storage_error` says."""
         if self._rate_limit.on_storage_error == "allow":
             return 0.0

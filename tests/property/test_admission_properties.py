@@ -115,7 +115,7 @@ class GateMachine(RuleBasedStateMachine):
             first = min(aged or able, key=(lambda x: x.half_at) if aged else (lambda x: x.priority))
             assert first.waiter.done()
             assert first.acquire.granted
-            self.gate.settle(first.acquire)
+            self.gate.release_waiter(first.acquire)
             first.acquire.granted = False
             self.waiting.remove(first)
             self.out += 1
