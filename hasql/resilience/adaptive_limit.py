@@ -12,22 +12,22 @@ _SECONDS, _FOR_EACH, _FEWEST, _ENOUGH = 0.1, 4, 8, 40
 #: The first phase of growth: the limit it begins with, the factor of each growth, the leases for
 #: each permit in a window, and how many times the limit critical leases may use meanwhile.
 _FIRST, _GROWTH, _FOR_EACH_GROWN, _AHEAD = 4, 1.5, 2, 2
-#: The standard error that a window should reach in a probe; the most leases of a probe; and the
+#: The standard error that a window should reach in a test; the most leases of a test; and the
 #: standard error that a window should reach during the first growth.
 _EXACT, _MOST, _ROUGH = 0.08, 120, 0.2
-#: Seconds from one probe to the next: at first, then doubling; and at most.
+#: Seconds from one test to the next: at first, then doubling; and at most.
 _FIRST_EPOCH, _LONGEST_EPOCH = 1.0, 30.0
-#: The share of the limit that a probe leaves. A limit that has fallen below this share of what it
-#: was at the last probe causes a probe before its time.
-_PROBED = 0.6
-#: The next probe comes after at least so many times the duration of this one.
-_APART = 8
+#: The share of the limit that a test leaves. A limit that has fallen below this share of what it
+#: was at the last test causes a test before its time.
+_TEST_SHARE = 0.6
+#: The next test comes after at least so many times the duration of this one.
+_TEST_SPACING = 8
 #: Leases are passed over for as long as the longest recent one took, but at most so many seconds.
-_LONGEST_SETTLED = 1.0
+_LONGEST_SKIP = 1.0
 #: The share of that longest duration that is kept from one window to the next.
 _LONGEST_LEFT = 0.9
-#: How many fewer leases must be out in a probe, as a logarithm: else the probe tells nothing.
-_LOWER = 0.14
+#: How many fewer leases must be out in a test, as a logarithm: else the test tells nothing.
+_LEAST_REDUCTION = 0.14
 #: How much longer than alone leases may take, as a logarithm, before they count as slower.
 _TOLERANCE = log(1.1)
 #: How many standard errors are taken for chance: in a step; during the first growth, and to end a
@@ -72,13 +72,13 @@ class AdaptiveLimit:
     Durations are compared by the mean of their logarithms. If all leases take longer by the same
     factor, that mean moves by the same amount whatever their lengths, and one long lease among
     many short ones hardly moves it. The window tells how far chance may move the mean; that much
-    is ignored. The more durations differ, the more leases a probe covers.
+    is ignored. The more durations differ, the more leases a test covers.
 
-    The time that leases take alone is learnt while few leases are out, and by probes: windows with
-    only a part of the limit. If leases are quicker in a probe, that is their time alone. If they
+    The time that leases take alone is learnt while few leases are out, and by tests: windows with
+    only a part of the limit. If leases are quicker in a test, that is their time alone. If they
     are slower than was known, and were as slow with the whole limit, the work itself has become
     longer. If they were slower still with the whole limit, there is an overload, and nothing is
-    learnt. Critical acquires do not wait for a probe, unless they are so many that the probe would
+    learnt. Critical acquires do not wait for a test, unless they are so many that the test would
     tell nothing.
 
     The state is a handful of numbers; there is no timer and no thread.
@@ -106,20 +106,20 @@ class AdaptiveLimit:
         self._alone: float | None = None
         self._alone_leases, self._alone_error2 = 0, 0.0
         #: The recent windows, combined, in which at least half of the limit was in use.
-        self._of_late = _Window(0.0, 0.0, 0, 1, 1.0)
-        #: The limit during a probe, and whether it holds for critical leases, too; and the limit at
-        #: the time of the last probe.
-        self._probe: float | None = None
-        self._probes_all = False
-        self._limit_probed = self._limit
-        self._probe_began = 0.0
+        self._recent = _Window(0.0, 0.0, 0, 1, 1.0)
+        #: The limit during a test, and whether it holds for critical leases, too; and the limit at
+        #: the time of the last test.
+        self._test_limit: float | None = None
+        self._test_binds_all = False
+        self._limit_at_test = self._limit
+        self._test_began = 0.0
         self._epoch = _FIRST_EPOCH
         self._epoch_ends = clock() + _FIRST_EPOCH
         #: Whether leases are passed over because they began under another limit: how many more, and
         #: until when. The time matters, too: of leases that begin together the short ones end
         #: first, and say nothing about the others.
-        self._settles = True
-        self._passed_over, self._passed_until = _AHEAD * _FIRST, 0.0
+        self._skips = True
+        self._left_to_skip, self._skip_until = _AHEAD * _FIRST, 0.0
         #: How long the longest recent lease took, in seconds.
         self._longest = 0.0
         self._leases, self._sum, self._squares = 0, 0.0, 0.0
@@ -129,8 +129,8 @@ class AdaptiveLimit:
     @property
     def limit(self) -> int:
         """How many leases may be out now, if those beyond `open_limit` are critical."""
-        if self._probe is not None and self._probes_all:
-            return max(1, int(self._probe))
+        if self._test_limit is not None and self._test_binds_all:
+            return max(1, int(self._test_limit))
         if self._grows:
             return min(self._highest, int(_AHEAD * self._limit))
         return max(1, int(self._limit))
@@ -139,12 +139,12 @@ class AdaptiveLimit:
     def open_limit(self) -> int:
         """How many leases of any priority may be out now."""
         limit = open_to_all(max(1, int(self._limit)), self._reserve)
-        return limit if self._probe is None else min(limit, max(1, int(self._probe)))
+        return limit if self._test_limit is None else min(limit, max(1, int(self._test_limit)))
 
     def note(self, seconds: float, in_use: int) -> bool:
         """Note how long a lease took, with how many in use; tell whether a window has ended."""
-        if self._settles:
-            self._pass_over()
+        if self._skips:
+            self._skip_one()
             return False
         time = log(seconds) if seconds > 1e-6 else _LOG_LEAST  # noqa: PLR2004  # see `_LOG_LEAST`
         self._leases += 1
@@ -171,22 +171,22 @@ class AdaptiveLimit:
         self._begin_window(now)
         return True
 
-    def _settle(self, now: float, in_use: int) -> None:
+    def _skip_leases(self, now: float, in_use: int) -> None:
         """Pass over the leases that are out, for as long as the longest recent one took."""
-        self._settles = True
-        self._passed_over, self._passed_until = in_use, now + min(_LONGEST_SETTLED, self._longest)
+        self._skips = True
+        self._left_to_skip, self._skip_until = in_use, now + min(_LONGEST_SKIP, self._longest)
 
-    def _pass_over(self) -> None:
-        self._passed_over -= 1
-        if self._passed_over <= 0 and (now := self._clock()) >= self._passed_until:
-            self._settles = False
+    def _skip_one(self) -> None:
+        self._left_to_skip -= 1
+        if self._left_to_skip <= 0 and (now := self._clock()) >= self._skip_until:
+            self._skips = False
             self._begin_window(now)
 
     def _begin_window(self, now: float) -> None:
-        limit = max(1, int(self._limit if self._probe is None else self._probe))
+        limit = max(1, int(self._limit if self._test_limit is None else self._test_limit))
         self._needed = self._most = max(_FEWEST, min(_ENOUGH, _FOR_EACH * limit))
         self._window_ends = now + _SECONDS
-        if self._probe is not None:
+        if self._test_limit is not None:
             self._most = _MOST
         elif self._grows:
             self._needed, self._most = _FEWEST, _ENOUGH
@@ -195,8 +195,8 @@ class AdaptiveLimit:
         self._longest *= _LONGEST_LEFT
 
     def _needs_more(self, mean: float, error2: float) -> bool:
-        """Tell whether a window needs more leases, in a probe or during the first growth."""
-        if self._probe is not None:
+        """Tell whether a window needs more leases, in a test or during the first growth."""
+        if self._test_limit is not None:
             return error2 > _EXACT**2
         if self._alone is not None:
             chance = _SURE * sqrt(error2 + self._alone_error2)
@@ -207,11 +207,12 @@ class AdaptiveLimit:
     def _end_window(self, window: _Window, now: float, in_use: int) -> None:
         if self._alone is None:
             self._alone, self._alone_error2 = window.took, window.error2
-            self._of_late = window
-        if self._probe is not None:
-            self._settle(now, in_use)
-            self._end_probe(window, self._probe)
-            self._epoch_ends = max(now + self._epoch, now + _APART * (now - self._probe_began))
+            self._recent = window
+        if self._test_limit is not None:
+            self._skip_leases(now, in_use)
+            self._end_test(window, self._test_limit)
+            spacing = _TEST_SPACING * (now - self._test_began)
+            self._epoch_ends = now + max(self._epoch, spacing)
             return
         limit, difference = max(1, int(self._limit)), window.took - self._alone
         if window.most_in_use < limit / 2 or limit == 1:  # leases do not slow each other down
@@ -222,21 +223,21 @@ class AdaptiveLimit:
             self._learn(window, _SMOOTHING)
         full = window.most_in_use >= open_to_all(limit, self._reserve)
         if self._grows:
-            self._of_late = window
+            self._recent = window
             self._grow(window, full, now, in_use)
             return
-        late = self._of_late
-        self._of_late = window._replace(
-            took=(late.took + window.took) / 2,
-            error2=(late.error2 + window.error2) / 4,
-            in_use=(late.in_use + window.in_use) / 2,
+        recent = self._recent
+        self._recent = window._replace(
+            took=(recent.took + window.took) / 2,
+            error2=(recent.error2 + window.error2) / 4,
+            in_use=(recent.in_use + window.in_use) / 2,
         )
-        due = now >= self._epoch_ends or self._limit < _PROBED * self._limit_probed
+        due = now >= self._epoch_ends or self._limit < _TEST_SHARE * self._limit_at_test
         if full and due and limit > 1:
             if now >= self._epoch_ends:
                 self._epoch = min(_LONGEST_EPOCH, 2 * self._epoch)
-            self._limit_probed = self._limit
-            self._begin_probe(self._limit * _PROBED, now, in_use)
+            self._limit_at_test = self._limit
+            self._begin_test(self._limit * _TEST_SHARE, now, in_use)
         else:
             self._step(window, full, now, in_use)
 
@@ -246,33 +247,33 @@ class AdaptiveLimit:
         self._alone += (window.took - self._alone) * share
         self._alone_error2 = (1 - share) ** 2 * self._alone_error2 + share * share * window.error2
 
-    def _begin_probe(self, probe: float, now: float, in_use: int) -> None:
-        self._probe, self._probe_began = max(1.0, probe), now
-        self._settle(now, in_use)
+    def _begin_test(self, test_limit: float, now: float, in_use: int) -> None:
+        self._test_limit, self._test_began = max(1.0, test_limit), now
+        self._skip_leases(now, in_use)
 
-    def _end_probe(self, window: _Window, probe: float) -> None:
+    def _end_test(self, window: _Window, test_limit: float) -> None:
         assert self._alone is not None  # noqa: S101  # there was a window before
-        lower = log(self._of_late.in_use / window.in_use)
-        if lower < _LOWER and not self._probes_all:
-            self._probes_all = True  # critical ones keep the number up: probe again, with a limit
+        lower = log(self._recent.in_use / window.in_use)
+        if lower < _LEAST_REDUCTION and not self._test_binds_all:
+            self._test_binds_all = True  # critical ones keep the number up: limit them, test again
             return
-        self._probe, self._probes_all = None, False
+        self._test_limit, self._test_binds_all = None, False
         difference = window.took - self._alone
         errors2 = window.error2 + self._alone_error2
         clear = difference**2 >= _CLEAR**2 * errors2
         share = 1.0 if clear else max(_SMOOTHING, self._alone_error2 / errors2)
         if difference > 0:
-            # How much slower leases were before the probe, relative to how many more were out: 1
+            # How much slower leases were before the test, relative to how many more were out: 1
             # means that they shared one resource, 0 that they did not affect each other.
-            met = max(0.0, self._of_late.took - window.took) / max(lower, _LOWER)
-            share *= min(1.0, max(0.0, 1.5 - 2 * met))
-        # The time alone has clearly changed and may change further: probe again soon.
+            sharing = max(0.0, self._recent.took - window.took) / max(lower, _LEAST_REDUCTION)
+            share *= min(1.0, max(0.0, 1.5 - 2 * sharing))
+        # The time alone has clearly changed and may change further: test again soon.
         if clear and share and abs(difference) > _TOLERANCE:
             self._epoch = _FIRST_EPOCH
         self._learn(window, share)
-        if self._grows and self._is_slower(self._of_late):
+        if self._grows and self._is_slower(self._recent):
             self._grows = False
-            self._limit = self._limit_probed = probe
+            self._limit = self._limit_at_test = test_limit
 
     def _is_slower(self, window: _Window) -> bool:
         """Tell whether leases were slower than alone by more than chance explains."""
@@ -281,11 +282,11 @@ class AdaptiveLimit:
         return window.took - self._alone > chance + _TOLERANCE
 
     def _grow(self, window: _Window, full: bool, now: float, in_use: int) -> None:  # noqa: FBT001
-        """Grow by half; or, if leases seem slower, check that by a probe with the limit before."""
+        """Grow by half; or, if leases seem slower, check that by a test with the limit before."""
         assert self._alone is not None  # noqa: S101  # this window has set it
         if self._is_slower(window):
             if self._good < self._limit:
-                self._begin_probe(self._good, now, in_use)
+                self._begin_test(self._good, now, in_use)
             else:
                 self._grows = False
         elif full:
@@ -294,8 +295,8 @@ class AdaptiveLimit:
             self._alone += max(0.0, window.took - self._alone) * share
             self._alone_error2 = max(self._alone_error2 * (1 - share), window.error2 * share)
             self._good = self._limit
-            self._settle(now, in_use)
-            self._limit = self._limit_probed = min(float(self._highest), _GROWTH * self._limit)
+            self._skip_leases(now, in_use)
+            self._limit = self._limit_at_test = min(float(self._highest), _GROWTH * self._limit)
             self._grows = self._good < self._limit
 
     def _step(self, window: _Window, full: bool, now: float, in_use: int) -> None:  # noqa: FBT001
@@ -313,5 +314,5 @@ class AdaptiveLimit:
         part = _SMOOTHING + (1 - _SMOOTHING) * (1 - gradient)
         moved = self._limit + (aim - self._limit) * part
         if moved < 0.8 * self._limit:  # leases that are out began under the old limit: skip them
-            self._settle(now, in_use)
+            self._skip_leases(now, in_use)
         self._limit = max(1.0, min(float(self._highest), moved))

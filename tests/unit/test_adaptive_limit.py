@@ -127,14 +127,14 @@ def test_it_grows_by_no_more_than_half_beyond_what_servers_do_well() -> None:
     assert 10 < most <= 15
 
 
-def test_a_probe_takes_nothing_from_what_is_critical() -> None:
-    servers, probed = Servers(40, 0.02, met=0.01), 0
+def test_a_test_of_the_limit_takes_nothing_from_what_is_critical() -> None:
+    servers, tested = Servers(40, 0.02, met=0.01), 0
     servers.play(5, demand=400)
     for _ in range(1000):
         servers.play(0.02, demand=400)
         assert servers.limit.limit > 35
-        probed += servers.limit.open_limit < 0.7 * servers.limit.limit
-    assert probed, "there was none"
+        tested += servers.limit.open_limit < 0.7 * servers.limit.limit
+    assert tested, "there was none"
 
 
 @pytest.mark.parametrize("length", [alike, by_chance])
