@@ -53,7 +53,7 @@ class Attempt(Generic[PoolT, ConnT]):
         """Whether the attempt is on the master."""
         return self.has_connection and self.lease.request is MASTER
 
-    def took(self, connection: ConnT) -> None:
+    def take_connection(self, connection: ConnT) -> None:
         """Take over the connection that the lease has just acquired."""
         self.connection = connection
         lease, unit = self.lease, self.unit
@@ -92,9 +92,9 @@ class Attempt(Generic[PoolT, ConnT]):
         if mark is None:
             unit.wrote_nothing = True
         else:
-            self._runs.saw(mark)
+            self._runs.note_mark(mark)
 
-    def committing(self, result: object) -> None:
+    def begin_commit(self, result: object) -> None:
         """Note that COMMIT is sent next, and what the work has returned.
 
         Raises ConnectionError or LeaseTerminatedError if the connection is known to be closed: as
@@ -113,23 +113,23 @@ class Attempt(Generic[PoolT, ConnT]):
         """Whether the lease still has the connection: the work may have given it back."""
         return self.lease.connection is self.connection and not self.lease.returning
 
-    def met(self, error: BaseException) -> bool:
+    def note_error(self, error: BaseException) -> bool:
         """Note the error that ended the attempt on a connection; tell whether to roll back.
 
         If the server must not go on with what it was sent, the connection is broken here instead.
         """
         closed = self.pool.is_closed(self.connection)
-        broken = self.unit.met(error, self.lease, self.connection, closed=closed)
+        broken = self.unit.note_error(error, self.lease, self.connection, closed=closed)
         if self.unit.outcome_is_open:
             # While the lease is still out, so that closing the manager waits.
-            self._runs.expect_to_ask(self.unit)
+            self._runs.expect_question(self.unit)
         if not self.is_out:
             return False
         if broken:
             self.pool.abort(self.connection)
         return not broken
 
-    def ended(self, error: BaseException) -> None:
+    def note_rollback(self, error: BaseException) -> None:
         """Note that the attempt is rolled back.
 
         Raises RolledBackError or LeaseTerminatedError in place of an error that says no more than
@@ -137,7 +137,7 @@ class Attempt(Generic[PoolT, ConnT]):
         shown, even if only COMMIT detects the violation.
         """
         closed, terminated = self.pool.is_closed(self.connection), self.lease.terminated
-        self.unit.ended(error, closed=closed, terminated=terminated)
+        self.unit.note_rollback(error, closed=closed, terminated=terminated)
         if self.has_read:
             self.unit.check_stale(error)
         if isinstance(error, Exception):

@@ -131,7 +131,7 @@ class ErrorRules:
         failure = Failure.BROKEN if lost else judge_error(self._driver, error)
         return _BY_FAILURE.get(Failure.LIMIT if terminated else failure, ErrorKind.OTHER)
 
-    def kind_met(self, error: BaseException, *, closed: bool) -> ErrorKind:
+    def kind_in_use(self, error: BaseException, *, closed: bool) -> ErrorKind:
         """Say how to deal with an exception raised while a connection was in use.
 
         `closed` tells whether the connection is closed by now. If it is not, an error that looks

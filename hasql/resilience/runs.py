@@ -46,22 +46,22 @@ class Runs(Generic[PoolT, ConnT]):
         """Count a run that has ended. Runs of threads call it under the guard."""
         self._ended += 1
         if unit.asks:
-            self._has_asked(unit)
+            self._end_question(unit)
         if unit.has_failed:
             unit.forget()
             for category in unit.retried:
                 self._retried[category] += 1
 
-    def expect_to_ask(self, unit: UnitOfWork) -> None:
+    def expect_question(self, unit: UnitOfWork) -> None:
         """Tell the finder of commits that a unit of work is about to ask."""
         unit.asks = True
         self._means.finder.expect_question(unit)
 
-    def _has_asked(self, unit: UnitOfWork) -> None:
+    def _end_question(self, unit: UnitOfWork) -> None:
         self._means.finder.end_question(unit)
         unit.asks = False
 
-    def _found_out(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
+    def _take_outcome(self, unit: UnitOfWork, outcome: Outcome, error: Exception) -> bool:
         """Take the outcome of a commit that was found; tell whether the work is done.
 
         Raises CommitUnknownError if the outcome is unknown and the work is not idempotent.
@@ -70,7 +70,7 @@ class Runs(Generic[PoolT, ConnT]):
         with self._means.guard:
             self._found += known
             self._unknown += not known
-        done = unit.found(outcome)
+        done = unit.take_outcome(outcome)
         if done is None:
             raise self._unknown_outcome(unit) from error
         return done
@@ -89,7 +89,7 @@ class Runs(Generic[PoolT, ConnT]):
         """Ask again, within so many seconds, whether any of the marks was committed."""
         raise NotImplementedError
 
-    def saw(self, mark: CommitMark) -> None:
+    def note_mark(self, mark: CommitMark) -> None:
         """Pass a mark that was read to the finder of commits."""
         self._means.finder.note_mark(mark)
 

@@ -41,9 +41,9 @@ class TaskAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
         if self.has_connection:
             await self._runs.roll_back(self)
             await self.lease.__aexit__(None, None, None)
-        self.lease = lease = acquire(self.unit.exchanging())
+        self.lease = lease = acquire(self.unit.begin_exchange())
         lease.sets_locally = True
-        self.took(await self.lease.__aenter__())
+        self.take_connection(await self.lease.__aenter__())
         await self.transaction.begin()
         if (settings := self.lease.local_settings) is not None:
             await self.transaction.fetch_row(settings)
@@ -88,7 +88,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                 try:
                     attempt = TaskAttempt(self, unit, acquire(seconds))
                     try:
-                        attempt.took(await attempt.lease.__aenter__())
+                        attempt.take_connection(await attempt.lease.__aenter__())
                         await attempt.transaction.begin()
                         if (settings := attempt.lease.local_settings) is not None:
                             await attempt.transaction.fetch_row(settings)
@@ -98,7 +98,7 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                         result = await working
                         if attempt.asks_for_mark():
                             attempt.read_mark(await attempt.transaction.fetch_row(CommitMark.SQL))
-                        attempt.committing(result)
+                        attempt.begin_commit(result)
                         if not await attempt.transaction.commit():
                             unit.not_committed()
                     except BaseException as error:
@@ -131,9 +131,9 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
                 await attempt.leave(error)
             return
         try:
-            if attempt.met(error):
+            if attempt.note_error(error):
                 await self.roll_back(attempt)
-            attempt.ended(error)
+            attempt.note_rollback(error)
         except BaseException as instead:
             await attempt.leave(instead)
             raise
@@ -160,8 +160,8 @@ class TaskRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         mark, outcome = unit.mark, Outcome.UNKNOWN
         if mark is not None:
             outcome = await self._means.finder.find(mark, unit.deadline)
-        self._has_asked(unit)
-        return self._found_out(unit, outcome, error)
+        self._end_question(unit)
+        return self._take_outcome(unit, outcome, error)
 
     async def _find_again(self, marks: Sequence[CommitMark | None], seconds: float) -> Outcome:
         find, deadline = self._means.finder.find, self._means.clock() + seconds

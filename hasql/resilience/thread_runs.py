@@ -53,9 +53,9 @@ class ThreadAttempt(Attempt[PoolT, ConnT], Generic[PoolT, ConnT]):
         if self.has_connection:
             self._runs.roll_back(self)
             self.lease.__exit__(None, None, None)
-        self.lease = lease = acquire(self.unit.exchanging())
+        self.lease = lease = acquire(self.unit.begin_exchange())
         lease.sets_locally = True
-        self.took(self.lease.__enter__())
+        self.take_connection(self.lease.__enter__())
         self.begin()
 
 
@@ -138,14 +138,14 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         self, attempt: ThreadAttempt[PoolT, ConnT], work: Callable[[Any], _T], *, on_attempt: bool
     ) -> _T:
         try:
-            attempt.took(attempt.lease.__enter__())
+            attempt.take_connection(attempt.lease.__enter__())
             attempt.begin()
             result = work(attempt if on_attempt else attempt.connection)
             if result is not None:
                 _check_value(result)
             if attempt.asks_for_mark():
                 attempt.read_mark(attempt.transaction.fetch_row(CommitMark.SQL))
-            attempt.committing(result)
+            attempt.begin_commit(result)
             if not attempt.transaction.commit():
                 attempt.unit.not_committed()
         except BaseException as error:
@@ -159,9 +159,9 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         if not attempt.has_connection:
             return
         try:
-            if attempt.met(error):
+            if attempt.note_error(error):
                 self.roll_back(attempt)
-            attempt.ended(error)
+            attempt.note_rollback(error)
         except BaseException as instead:
             attempt.leave(instead)
             raise
@@ -185,8 +185,8 @@ class ThreadRuns(Runs[PoolT, ConnT], Generic[PoolT, ConnT]):
         mark, outcome = unit.mark, Outcome.UNKNOWN
         if mark is not None:
             outcome = self._find(mark, unit.deadline)
-        self._has_asked(unit)
-        return self._found_out(unit, outcome, error)
+        self._end_question(unit)
+        return self._take_outcome(unit, outcome, error)
 
     def _find(self, mark: CommitMark | None, deadline: float) -> Outcome:
         try:

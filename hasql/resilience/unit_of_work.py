@@ -73,8 +73,8 @@ class UnitOfWork:
     """Makes the decisions for tasks and threads alike; its caller waits and does the I/O.
 
     An attempt writes its progress directly into `phase`, `node`, `mark` and `result`, which saves a
-    call for each step. When an exception ends the attempt, the caller calls `met` and `ended` while
-    the lease is still out, and then `pause`, which says what comes next.
+    call for each step. When an exception ends the attempt, the caller calls `note_error` and
+    `note_rollback` while the lease is still out, and then `pause`, which says what comes next.
     """
 
     # Class defaults, because a unit is made for each run and most units never set them.
@@ -125,7 +125,7 @@ class UnitOfWork:
         self.wrote_nothing = self.options.read_only
         return max(0.0, self.deadline - self._means.clock())
 
-    def exchanging(self) -> float:
+    def begin_exchange(self) -> float:
         """Note that the attempt moves to another connection; return the seconds left to get it."""
         self.attempts -= 1  # the attempt counts once, on the connection where it ends
         return self.begin_again()
@@ -147,7 +147,7 @@ class UnitOfWork:
         """Raise RolledBackError: the server has answered COMMIT with a rollback."""
         raise _rolled_back()
 
-    def met(
+    def note_error(
         self, error: BaseException, lease: Lease[Any, Any], connection: object, *, closed: bool
     ) -> bool:
         """Note the error that ended an attempt; tell whether to break its connection.
@@ -169,14 +169,14 @@ class UnitOfWork:
             self._answered = bool(code) and not lost and not code.startswith(_SYSTEM_ERROR)
         return not self._answered
 
-    def ended(self, error: BaseException, *, closed: bool, terminated: bool) -> None:
+    def note_rollback(self, error: BaseException, *, closed: bool, terminated: bool) -> None:
         """Note that the attempt is rolled back, and classify the error that ended it.
 
         `closed` tells whether the connection is closed. `terminated` tells whether `leak_action`
         ended the lease: the work would run into that limit again. Raises RolledBackError or
         LeaseTerminatedError in place of an error that says no more than that.
         """
-        kind = self._means.rules.kind_met(error, closed=closed)
+        kind = self._means.rules.kind_in_use(error, closed=closed)
         if terminated and isinstance(error, Exception):
             kind = self._terminated(error, kind)
         if not self._answered and isinstance(error, Exception) and kind is not ErrorKind.LIMIT:
@@ -248,7 +248,7 @@ class UnitOfWork:
         """
         return not self._answered and not self.wrote_nothing
 
-    def found(self, outcome: Outcome) -> bool | None:
+    def take_outcome(self, outcome: Outcome) -> bool | None:
         """Take the outcome found; tell whether the work is done. None: unknown, so the run ends."""
         if outcome is Outcome.UNKNOWN:
             self.in_doubt, self.host_in_doubt = (*self.in_doubt, self.mark), self.host
@@ -264,7 +264,7 @@ class UnitOfWork:
     def pause(self, error: Exception) -> float | None:
         """Return how many seconds to wait before the next attempt; None: there is none."""
         if self.phase is Phase.WAITING:
-            self._kind = self._means.rules.kind_met(error, closed=True)
+            self._kind = self._means.rules.kind_in_use(error, closed=True)
             if self._last is not None and error.__cause__ is None:
                 error.__cause__ = self._last
         self._last = error

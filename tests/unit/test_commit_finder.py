@@ -193,7 +193,7 @@ async def test_of_a_few_servers_the_last_mark_is_kept() -> None:
         finder, mark = finder_of(manager), mark_on(servers["a"])
         for started_at in range(100):
             finder.note_mark(replace(mark, started_at=started_at))
-        kept = finder._marks  # noqa: SLF001  # how much it keeps is not to be seen otherwise
+        kept = finder._marks  # noqa: SLF001  # there is no other way to see how much it keeps
         assert [*kept] == [(mark.system_id, number, None) for number in range(92, 100)]
 
 
