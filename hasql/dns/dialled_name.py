@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from hasql.dns.followed_name import FollowedName
 
-__all__ = ("DialledName", "name_in", "tell", "tell_async")
+__all__ = ("DialledName", "name_in", "set_addresses", "set_addresses_async")
 
 _OF_LIBPQ = frozenset({"psycopg", "psycopg2", "psycopg2cffi"})
 _PORT = 5432
@@ -37,7 +37,7 @@ class DialledName:
 
     __slots__ = (
         *("__weakref__", "_followed", "_in_place", "_loop"),
-        *("addresses", "driver", "excused", "host"),
+        *("addresses", "driver", "host", "skips_check"),
     )
 
     def __init__(
@@ -52,21 +52,21 @@ class DialledName:
         self.host = host
         self.addresses = tuple(map(plain_address, addresses))
         #: Whether the first checkout passes in any case, because the connection before was refused.
-        self.excused = False
+        self.skips_check = False
         self._followed = followed
         self._loop = loop
         self._in_place: dict[Any, Any] = {}
 
-    def put_in(self, place: dict[Any, Any]) -> None:
+    def note_place(self, place: dict[Any, Any]) -> None:
         """Note the connection's place in the pool, and whether the one before it was refused."""
         self._in_place = place
-        self.excused = place.pop(_REFUSED, False)
+        self.skips_check = place.pop(_REFUSED, False)
 
-    def refused(self) -> None:
+    def note_refused(self) -> None:
         """Let the next connection in this place pass its first checkout."""
         self._in_place[_REFUSED] = True
 
-    def connected(self, connection: Any) -> None:
+    def note_connected(self, connection: Any) -> None:
         """Note where the driver's connection leads, if that can be found out."""
         if self.driver in _OF_LIBPQ:
             peer: str | None = _peer_of(connection.fileno())
@@ -107,7 +107,7 @@ def name_in(driver: str, arguments: MutableMapping[str, Any]) -> str | None:
     return None if _is_address(host) else host
 
 
-def tell(
+def set_addresses(
     driver: str, arguments: MutableMapping[str, Any], followed: FollowedName, dbapi: Any
 ) -> DialledName:
     """Put into the driver's arguments where to dial, so that it does not look the host up.
@@ -125,10 +125,10 @@ def tell(
     return DialledName(driver, host, followed, addresses)
 
 
-async def tell_async(
+async def set_addresses_async(
     driver: str, arguments: MutableMapping[str, Any], followed: FollowedName
 ) -> DialledName:
-    """Do as `tell` for an asyncio driver. Raises NameResolutionError."""
+    """Do as `set_addresses` for an asyncio driver. Raises NameResolutionError."""
     host, addresses = arguments["host"], await followed.addresses_async()
     if driver in _OF_LIBPQ:
         _set_hostaddr(arguments, await reachable_first_async(addresses, _port(arguments)))

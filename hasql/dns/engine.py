@@ -6,7 +6,7 @@ from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any, NoReturn
 from weakref import ReferenceType, WeakValueDictionary
 
-from hasql.dns.dialled_name import DialledName, name_in, tell, tell_async
+from hasql.dns.dialled_name import DialledName, name_in, set_addresses, set_addresses_async
 from hasql.dns.resolver import Resolver, shared_resolver
 from hasql.dns.settings import ResolverSettings
 from hasql.errors import ConfigurationError, MissingExtraError
@@ -106,7 +106,7 @@ def get_dns_engine(  # noqa: PLR0913 - independent options, all by name
         prefix="dns_",
     )
     engine = create_engine(uri, *engine_args, **engine_kwargs)
-    _NamesOfEngine(shared_resolver(settings)).follow_for(engine)
+    _EngineNames(shared_resolver(settings)).follow_for(engine)
     return engine
 
 
@@ -137,7 +137,7 @@ def get_async_dns_engine(  # noqa: PLR0913 - independent options, all by name
         prefix="dns_",
     )
     engine = create_async_engine(uri, *engine_args, **engine_kwargs)
-    _NamesOfEngine(shared_resolver(settings)).follow_for(engine.sync_engine)
+    _EngineNames(shared_resolver(settings)).follow_for(engine.sync_engine)
     return engine
 
 
@@ -156,7 +156,7 @@ _CONNECTING: ContextVar[ReferenceType[ConnectionPoolEntry] | None]
 _CONNECTING = ContextVar("connecting", default=None)
 
 
-class _NamesOfEngine:
+class _EngineNames:
     """The names that one engine follows: one, unless the user's listeners change the host.
 
     SQLAlchemy's events and the engine's dialect refer to this object, and it refers to neither the
@@ -188,8 +188,8 @@ class _NamesOfEngine:
         dialled = record.info.get(_KEY)
         if dialled is None:
             return
-        excused, dialled.excused = dialled.excused, False
-        if dialled.has_left() and not excused:
+        skips_check, dialled.skips_check = dialled.skips_check, False
+        if dialled.has_left() and not skips_check:
             self._refuse(dialled, record.driver_connection)
 
     def _dial_for(self, dialect: Dialect) -> None:
@@ -208,9 +208,9 @@ class _NamesOfEngine:
                 return connect(*cargs, **cparams)
             followed = self._follow(host)
             if dialect.is_async:
-                dialled = await_only(tell_async(dialect.driver, cparams, followed))
+                dialled = await_only(set_addresses_async(dialect.driver, cparams, followed))
             else:
-                dialled = tell(dialect.driver, cparams, followed, dialect.loaded_dbapi)
+                dialled = set_addresses(dialect.driver, cparams, followed, dialect.loaded_dbapi)
             # pg8000's `connect` takes no socket, but the class of its connections does.
             by_socket = dialect.driver == "pg8000"
             opener = dialect.loaded_dbapi.Connection if by_socket else connect
@@ -221,8 +221,8 @@ class _NamesOfEngine:
                 if isinstance(error, Exception):
                     self._resolver.expire(host)  # the name may have moved before its TTL ends
                 raise
-            dialled.connected(dialect.get_driver_connection(connection))
-            dialled.put_in(_kept_with(place))
+            dialled.note_connected(dialect.get_driver_connection(connection))
+            dialled.note_place(_kept_with(place))
             self._by_connection[id(connection)] = place.info[_KEY] = dialled
             return connection
 
@@ -245,7 +245,7 @@ class _NamesOfEngine:
         dialect.do_ping = do_ping  # type: ignore[method-assign]  # of this one object
 
     def _refuse(self, dialled: DialledName, driver_connection: Any) -> NoReturn:
-        dialled.refused()
+        dialled.note_refused()
         if dialled.driver == "asyncpg":
             # SQLAlchemy would close the connection gracefully, and wait two seconds for a server
             # that is gone.

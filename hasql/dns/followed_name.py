@@ -111,10 +111,10 @@ def addresses_of(host: str, outcome: Known | Unknown) -> Known:
     """Return the outcome if it is `Known`. Raises NameResolutionError if not."""
     if isinstance(outcome, Known):
         return outcome
-    raise resolution_error(host, outcome.said)
+    raise resolution_error(host, outcome.reasons)
 
 
-def resolution_error(host: str, said: tuple[str, ...]) -> NameResolutionError:
+def resolution_error(host: str, reasons: tuple[str, ...]) -> NameResolutionError:
     """Make the error that says what each source said."""
-    told = "; ".join(dict.fromkeys(said)) or "nobody was asked yet"
+    told = "; ".join(dict.fromkeys(reasons)) or "nobody was asked yet"
     return NameResolutionError(f"{host!r} cannot be resolved: {told}")

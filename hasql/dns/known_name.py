@@ -35,7 +35,7 @@ class Known:
 class Unknown:
     """No usable answer: what each source said instead."""
 
-    said: tuple[str, ...]
+    reasons: tuple[str, ...]
 
 
 class KnownName:
@@ -59,7 +59,7 @@ class KnownName:
         self._replies: dict[str, Reply] = {}
         self._ttl = 0.0
         self._asked_at = 0.0
-        self._said: tuple[str, ...] = ()
+        self._reasons: tuple[str, ...] = ()
         #: When the last answer becomes old, and from when on the next look-up may and should begin.
         self._fresh_until = 0.0
         self._due = -inf
@@ -68,7 +68,7 @@ class KnownName:
 
     def succeeded(self, replies: Mapping[str, Reply], asked_at: float, *, whole: bool) -> None:
         """Note a valid answer; if it lacks a kind, the last reply of that kind stays."""
-        self.failures, self._said, self.from_system = 0, (), False
+        self.failures, self._reasons, self.from_system = 0, (), False
         self._replies = {**self._replies, **replies}
         known = [self._replies[kind] for kind in sorted(self._replies)]
         ttl = min(reply.ttl for reply in replies.values() if reply)
@@ -76,9 +76,9 @@ class KnownName:
         addresses = tuple(address for reply in known for address in reply.addresses)
         self._take(addresses, asked_at, ttl if whole else min(ttl, PARTIAL_TTL))
 
-    def failed(self, said: tuple[str, ...], now: float) -> None:
+    def failed(self, reasons: tuple[str, ...], now: float) -> None:
         """Note what was said instead of a valid answer; the caller counts `failures`."""
-        self._said = said
+        self._reasons = reasons
         self._asked_at = now
         self._due = now + FAILURE_TTL
 
@@ -98,7 +98,7 @@ class KnownName:
     # before it, which is harmless.
 
     @property
-    def window(self) -> float:
+    def grace_time(self) -> float:
         """The grace time: seconds for which an old answer serves after the end of its TTL."""
         if not self.failures:
             # A look-up is under way, and no caller should have to wait just because it takes a
@@ -125,7 +125,7 @@ class KnownName:
 
     def may_serve(self, now: float) -> bool:
         """Whether the last answer may be used, fresh or old."""
-        return self.is_known and now < self._fresh_until + self.window
+        return self.is_known and now < self._fresh_until + self.grace_time
 
     def until_due(self, now: float) -> float:
         """Return the seconds until the name should be looked up again."""
@@ -138,7 +138,7 @@ class KnownName:
         if self.is_known and (not self.failures or self.may_serve(now)):
             left = 0.0 if self.asks_each_time else max(0.0, self._fresh_until - now)
             return Known(self.addresses, self.targets, left)
-        return Unknown(self._said)
+        return Unknown(self._reasons)
 
     def _take(self, addresses: tuple[str, ...], asked_at: float, ttl: float) -> None:
         self.addresses = addresses

@@ -30,7 +30,7 @@ class NoRecords:
     """The look-up has found no record."""
 
     #: What each nameserver did or said.
-    said: tuple[str, ...]
+    reasons: tuple[str, ...]
     #: Whether nameservers said that there is none; if not, they failed.
     empty: bool
 
@@ -39,16 +39,16 @@ class Servers:
     """The nameservers in turn, beginning with the one that answered last."""
 
     def __init__(self) -> None:
-        self._good: Nameserver | None = None
+        self._last_good: Nameserver | None = None
 
-    def in_turn(self, servers: Sequence[Nameserver]) -> list[Nameserver]:
+    def in_order(self, servers: Sequence[Nameserver]) -> list[Nameserver]:
         """Return the nameservers in the order in which to ask them."""
-        first = servers.index(self._good) if self._good in servers else 0
+        first = servers.index(self._last_good) if self._last_good in servers else 0
         return [*servers[first:], *servers[:first]]
 
     def answered(self, server: Nameserver) -> None:
         """Note that this nameserver gave a valid answer."""
-        self._good = server
+        self._last_good = server
 
 
 @dataclass(slots=True)
@@ -57,29 +57,29 @@ class _LookupAttempts:
 
     ask: Ask
     timeout: float
-    turn: list[Nameserver]
+    order: list[Nameserver]
     left: int
-    silent: Callable[[], None]
-    said: list[str] = field(default_factory=list)
+    on_timeout: Callable[[], None]
+    reasons: list[str] = field(default_factory=list)
 
-    async def kinds_of(self, name: str, kinds: Sequence[str]) -> Mapping[str, Reply] | None:
+    async def replies_for(self, name: str, kinds: Sequence[str]) -> Mapping[str, Reply] | None:
         """Return the replies once a nameserver has or denies records; None: no attempt is left.
 
         If there are records, a kind may be missing from the replies.
         """
         replies: dict[str, Reply] = {}
         while self.left > 0:
-            server = self.turn[0]
+            server = self.order[0]
             missing = [kind for kind in kinds if kind not in replies]
             faults = await self._attempt(server, name, missing, replies)
             if any(replies.values()) or not faults:
-                self.said += faults
+                self.reasons += faults
                 return replies
             # Only failures count as attempts. A nameserver that denies a name has not failed, so a
             # long search list uses up no attempts.
             self.left -= 1
-            self.said += [fault for fault in faults if fault not in self.said]
-            self.turn = [*self.turn[1:], server]
+            self.reasons += [fault for fault in faults if fault not in self.reasons]
+            self.order = [*self.order[1:], server]
         return None
 
     async def _attempt(
@@ -115,7 +115,7 @@ class _LookupAttempts:
             except QueryError as error:
                 faults.append(f"{server} {error} ({kind})")
         if not in_time and not any(replies.values()):
-            self.silent()
+            self.on_timeout()
         return faults
 
 
@@ -123,31 +123,31 @@ async def look_up(  # noqa: PLR0913  # what is asked, whom, how long
     names: Sequence[str],
     kinds: Sequence[str],
     servers: Sequence[Nameserver],
-    turns: Servers,
+    rotation: Servers,
     *,
     ask: Ask,
     timeout: float,
     attempts: int,
-    silent: Callable[[], None],
+    on_timeout: Callable[[], None],
 ) -> FoundRecords | NoRecords:
     """Look up the first of these names that has records of these kinds.
 
     An attempt asks one server for all kinds and takes at most `timeout` seconds. The look-up ends
-    when `attempts` of them have failed; `silent` is called for each that has taken its whole time.
+    when `attempts` of them have failed; `on_timeout` is called for each that takes its whole time.
     If a name is denied, the next one is looked up. If no server answers for a name, the look-up
     ends: the next name could belong to somebody else.
     """
-    run = _LookupAttempts(ask, timeout, turns.in_turn(servers), attempts, silent)
+    run = _LookupAttempts(ask, timeout, rotation.in_order(servers), attempts, on_timeout)
     for name in names:
-        replies = await run.kinds_of(name, kinds)
+        replies = await run.replies_for(name, kinds)
         if replies is None:
-            return NoRecords(tuple(run.said), empty=False)
+            return NoRecords(tuple(run.reasons), empty=False)
         if any(replies.values()):
-            turns.answered(run.turn[0])
+            rotation.answered(run.order[0])
             return FoundRecords(replies, whole=len(replies) == len(kinds))
         exists = any(reply.exists for reply in replies.values())
-        run.said.append(
-            f"{run.turn[0]} answered that {name.rstrip('.')} "
+        run.reasons.append(
+            f"{run.order[0]} answered that {name.rstrip('.')} "
             + (f"has no {' or '.join(kinds)} records" if exists else "does not exist (NXDOMAIN)")
         )
-    return NoRecords(tuple(run.said), empty=True)
+    return NoRecords(tuple(run.reasons), empty=True)

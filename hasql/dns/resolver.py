@@ -88,8 +88,8 @@ class Resolver:
 
         If the call is cancelled, the look-up goes on for the others that wait for it.
         """
-        if (here := self._sources.here(check_name(host))) is not None:
-            return here
+        if (local := self._sources.local_answer(check_name(host))) is not None:
+            return local
         known = addresses_of(host, await _outcome(self._shared(host, ADDRESSES)))
         return Answer(known.addresses, known.ttl)
 
@@ -145,8 +145,8 @@ class Resolver:
         return "/etc/hosts", "/etc/resolv.conf"
 
     def _answer(self, host: str, *, anew: bool = False) -> Answer:
-        if (here := self._sources.here(check_name(host))) is not None:
-            return here
+        if (local := self._sources.local_answer(check_name(host))) is not None:
+            return local
         name = self._shared(host, ADDRESSES)
         pending = name.begin(anew=anew)
         known = addresses_of(host, name.outcome() if pending is None else pending.result())

@@ -32,8 +32,8 @@ class Search(ABC):
         """Make the state of the name before its first look-up."""
 
     @abstractmethod
-    async def in_dns(self, silent: Callable[[], None]) -> FoundRecords | NoRecords:
-        """Look the name up, and call `silent` for each attempt that was not answered in time."""
+    async def in_dns(self, on_timeout: Callable[[], None]) -> FoundRecords | NoRecords:
+        """Look the name up, and call `on_timeout` for each attempt that gets no answer in time."""
 
     @abstractmethod
     async def in_system(self) -> tuple[str, ...]:
@@ -79,7 +79,7 @@ class SharedName:
         answer may serve, and an answer that may not be kept is looked up again.
         """
         with self._lock:
-            self._wake()
+            self._resume_after_fork()
             known, now = self.known, self.clock()
             if self._in_flight is None:
                 if known.failures and known.until_due(now + _EARLY):
@@ -95,7 +95,7 @@ class SharedName:
         """Look the name up each time its TTL ends, until the matching `unfollow`."""
         with self._lock:
             self._followers += 1
-            self._wake()
+            self._resume_after_fork()
             self._hold_thread()
             self.begin()
 
@@ -111,7 +111,7 @@ class SharedName:
         That happens at most once a second.
         """
         with self._lock:
-            self._wake()
+            self._resume_after_fork()
             self.known.expire(self.clock())
             if self._holding:
                 lookup_thread.call(self._schedule)
@@ -131,7 +131,7 @@ class SharedName:
         self._holding = False
         self.forked = True
 
-    def _wake(self) -> None:
+    def _resume_after_fork(self) -> None:
         if self.forked:
             self.forked = False
             if self._followers:
@@ -183,20 +183,20 @@ class SharedName:
     async def _look_up(self, known: KnownName) -> None:
         asked_at, failures = self.clock(), known.failures
 
-        def silent() -> None:
+        def on_timeout() -> None:
             # The look-up goes on. But once a failure is counted, callers that ask meanwhile are
             # given the old answer, if it may serve, and do not wait for the end.
             with self._lock:
                 known.failures += 1
 
-        result = await self._search.in_dns(silent)
+        result = await self._search.in_dns(on_timeout)
         with self._lock:
             if isinstance(result, FoundRecords):
                 known.succeeded(result.replies, asked_at, whole=result.whole)
             else:
                 if known.failures == failures:
                     known.failures += 1
-                known.failed(result.said, self.clock())
+                known.failed(result.reasons, self.clock())
             serves = known.may_serve(self.clock()) and not known.from_system
         if isinstance(result, FoundRecords):
             if failures:
@@ -210,20 +210,20 @@ class SharedName:
         if not failures and serves:
             _tell_of_failure(known, result)
         if self._search.fallback and not serves:
-            await self._ask_system(known, result.said)
+            await self._ask_system(known, result.reasons)
 
-    async def _ask_system(self, known: KnownName, said: tuple[str, ...]) -> None:
+    async def _ask_system(self, known: KnownName, reasons: tuple[str, ...]) -> None:
         try:
             addresses = await self._search.in_system()
         except OSError as error:
             with self._lock:
-                known.failed((*said, f"the system's resolver: {error}"), self.clock())
+                known.failed((*reasons, f"the system's resolver: {error}"), self.clock())
             return
         if not known.from_system:
             log.warning(
                 "%s has its addresses from the system's resolver: %s",
                 known.host,
-                _text(said),
+                _text(reasons),
                 extra=_of("name_from_system", known),
             )
         with self._lock:
@@ -239,10 +239,10 @@ class SharedName:
                 self._timer = None
             if self._followers and self._in_flight is None:
                 self._timer = asyncio.get_running_loop().call_later(
-                    self.known.until_due(self.clock()), self._be_due
+                    self.known.until_due(self.clock()), self._on_timer
                 )
 
-    def _be_due(self) -> None:
+    def _on_timer(self) -> None:
         with self._lock:
             self._timer = None
             # The timer may fire a moment early, because it goes by the event loop's clock.
@@ -260,8 +260,8 @@ def _tell_of_failure(known: KnownName, result: NoRecords) -> None:
         if result.empty
         else f"{known.host} cannot be looked up",
         ", ".join(known.addresses),
-        known.window,
-        _text(result.said),
+        known.grace_time,
+        _text(result.reasons),
         extra=_of("name_failed", known),
     )
 
@@ -271,5 +271,5 @@ def _of(event: str, known: KnownName) -> dict[str, object]:
     return about(event) | {"host": known.host}
 
 
-def _text(said: tuple[str, ...]) -> str:
-    return "; ".join(dict.fromkeys(said))
+def _text(reasons: tuple[str, ...]) -> str:
+    return "; ".join(dict.fromkeys(reasons))

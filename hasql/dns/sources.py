@@ -37,7 +37,7 @@ class Sources:
         self._resolv_conf = ChangingFile(resolv_conf, queries.read_resolv_conf)
         self._servers = Servers()
 
-    def here(self, host: str) -> Answer | None:
+    def local_answer(self, host: str) -> Answer | None:
         """Return an answer that needs no nameserver: an address itself, or from the hosts file."""
         if is_address(host):
             return Answer((host,), LONGEST_TTL)
@@ -45,12 +45,12 @@ class Sources:
         return None if found is None else Answer(found, SHORTEST)
 
     async def in_dns(
-        self, host: str, kinds: tuple[str, ...], silent: Callable[[], None]
+        self, host: str, kinds: tuple[str, ...], on_timeout: Callable[[], None]
     ) -> FoundRecords | NoRecords:
         """Look up a name; for addresses, the hosts file comes first."""
-        if kinds == ADDRESSES and (here := self.here(host)) is not None:
+        if kinds == ADDRESSES and (local := self.local_answer(host)) is not None:
             replies = dict.fromkeys(kinds, Reply(exists=True))
-            replies[kinds[0]] = Reply(exists=True, addresses=here.addresses, ttl=here.ttl)
+            replies[kinds[0]] = Reply(exists=True, addresses=local.addresses, ttl=local.ttl)
             return FoundRecords(replies, whole=True)
         conf, settings = self._resolv_conf.contents(), self.settings
         try:
@@ -65,7 +65,7 @@ class Sources:
             ask=self._ask,
             timeout=settings.timeout,
             attempts=settings.max_retries,
-            silent=silent,
+            on_timeout=on_timeout,
         )
 
     async def in_system(self, host: str) -> tuple[str, ...]:
@@ -89,9 +89,9 @@ class NameSearch(Search):
         grace_ttl = settings.grace_ttl if self._kinds == ADDRESSES else 0.0
         return KnownName(self._host, grace_ttl, extend_grace=settings.extend_grace)
 
-    async def in_dns(self, silent: Callable[[], None]) -> FoundRecords | NoRecords:
-        """Look the name up, and call `silent` for each attempt that was not answered in time."""
-        return await self._sources.in_dns(self._host, self._kinds, silent)
+    async def in_dns(self, on_timeout: Callable[[], None]) -> FoundRecords | NoRecords:
+        """Look the name up, and call `on_timeout` for each attempt that gets no answer in time."""
+        return await self._sources.in_dns(self._host, self._kinds, on_timeout)
 
     async def in_system(self) -> tuple[str, ...]:
         """Ask the system's resolver. Raises OSError."""

@@ -10,7 +10,7 @@ from hasql.dns.known_name import Known, KnownName, Unknown
 FIRST = Reply(exists=True, addresses=("10.0.0.1", "10.0.0.2"), ttl=60.0)
 SECOND = Reply(exists=True, addresses=("2001:db8::1",), ttl=20.0)
 NONE = Reply(exists=True)
-SAID = ("10.0.0.53 answered SERVFAIL (A)",)
+REASONS = ("10.0.0.53 answered SERVFAIL (A)",)
 
 
 def name(*, grace_ttl: float = 30.0, extend_grace: bool = True) -> KnownName:
@@ -24,7 +24,7 @@ def answered(known: KnownName, at: float, a: Reply = FIRST, aaaa: Reply = SECOND
 
 def fails(known: KnownName, at: float) -> None:
     known.failures += 1
-    known.failed(SAID, at)
+    known.failed(REASONS, at)
 
 
 def test_nothing_is_known_before_the_first_answer() -> None:
@@ -66,21 +66,21 @@ def test_the_window_of_an_old_answer_doubles_with_each_failure_in_a_row() -> Non
     known = answered(name(), 100.0)  # its TTL ends at 120
     for window in (30.0, 60.0, 120.0, 240.0, 300.0, 300.0):
         fails(known, 121.0)
-        assert known.window == window
+        assert known.grace_time == window
         assert known.may_serve(119.9 + window)
         assert known.outcome(119.9 + window) == Known(known.addresses, (), 0.0)
         assert not known.may_serve(120.0 + window)
-        assert known.outcome(120.0 + window) == Unknown(SAID)
+        assert known.outcome(120.0 + window) == Unknown(REASONS)
     answered(known, 200.0)
     fails(known, 300.0)
-    assert known.window == 30.0
+    assert known.grace_time == 30.0
 
 
 def test_the_window_stays_as_it_is_where_it_is_not_to_be_extended() -> None:
     known = answered(name(extend_grace=False), 100.0)
     for _ in range(5):
         fails(known, 121.0)
-        assert known.window == 30.0
+        assert known.grace_time == 30.0
 
 
 @pytest.mark.parametrize(("grace_ttl", "window"), [(0.0, 0.0), (200.0, 300.0), (400.0, 400.0)])
@@ -90,7 +90,7 @@ def test_the_window_grows_to_300_seconds_unless_it_was_longer(
     known = answered(name(grace_ttl=grace_ttl), 100.0)
     for _ in range(1000):
         fails(known, 121.0)
-    assert known.window == window
+    assert known.grace_time == window
 
 
 def test_an_old_answer_serves_a_moment_while_the_name_is_looked_up() -> None:
@@ -105,7 +105,7 @@ def test_a_failure_is_not_tried_again_for_a_second() -> None:
     fails(known, 100.0)
     assert known.until_due(100.0) == 1.0
     assert known.until_due(101.0) == 0.0
-    assert known.outcome(100.0) == Unknown(SAID)
+    assert known.outcome(100.0) == Unknown(REASONS)
 
 
 def test_a_kind_that_fails_alone_keeps_its_last_addresses_for_a_while() -> None:
