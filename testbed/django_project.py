@@ -14,7 +14,7 @@ from django.conf import settings
 from django.db import connections
 
 from hasql.cluster.dsn import Dsn
-from hasql.contrib.django.shared_managers import close_where
+from hasql.contrib.django.shared_managers import close_managers
 from testbed.scene import until_sessions
 
 if not settings.configured:  # only once in a process: another program may have done it
@@ -109,7 +109,7 @@ class DjangoProject:
             for each in self._threads:
                 each.shutdown()
         finally:
-            await asyncio.to_thread(close_where, lambda _: True)
+            await asyncio.to_thread(close_managers, lambda _: True)
         for node in self.cluster.nodes:
             if node.running:
                 await until_sessions(node, self.name, 0)

@@ -9,10 +9,10 @@ from django.db.backends.base.base import NO_DB_ALIAS
 from hasql.contrib.django.client import ClusterClient
 from hasql.contrib.django.creation import ClusterCreation
 from hasql.contrib.django.cursors import NoticingCursor, NoticingDebugCursor
-from hasql.contrib.django.dropped_database import let_go_of
+from hasql.contrib.django.dropped_database import close_database
 from hasql.contrib.django.leasing_wrapper import LeasingWrapper
 from hasql.contrib.django.manager_settings import role_of
-from hasql.contrib.django.request_writes import end_of_work
+from hasql.contrib.django.request_writes import forget_writes
 
 if TYPE_CHECKING:
     from hasql.sync.psycopg3 import PoolManager
@@ -60,12 +60,12 @@ class DatabaseWrapper(LeasingWrapper):
         A connection whose host has lost its role, was fenced or has left the cluster is unusable,
         too.
         """
-        end_of_work()
-        if self._is_out_of_place:
+        forget_writes()
+        if self._no_longer_fits:
             self.close()
         super().close_if_unusable_or_obsolete()
 
     def close_pool(self) -> None:
         """Close the pool managers of this database before it is copied or dropped."""
         if self.alias != NO_DB_ALIAS:
-            let_go_of(self.settings_dict, self.settings_dict["NAME"])
+            close_database(self.settings_dict, self.settings_dict["NAME"])

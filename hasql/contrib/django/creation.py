@@ -6,7 +6,7 @@ from typing import Any
 
 from django.db.backends.postgresql.creation import DatabaseCreation
 
-from hasql.contrib.django.dropped_database import let_go_of
+from hasql.contrib.django.dropped_database import close_database
 from hasql.contrib.django.manager_settings import as_master
 
 __all__ = ("ClusterCreation",)
@@ -23,12 +23,14 @@ class ClusterCreation(DatabaseCreation):
     def create_test_db(self, *args: Any, **kwargs: Any) -> str:
         """Create the test database; one left over from an earlier run is dropped first."""
         *_, name = self.test_db_signature()
-        let_go_of(self.connection.settings_dict, name)
+        close_database(self.connection.settings_dict, name)
         return super().create_test_db(*args, **kwargs)
 
     def clone_test_db(self, suffix: str, *args: Any, **kwargs: Any) -> None:
         """Copy the test database for a worker; a copy left over from earlier is dropped first."""
-        let_go_of(self.connection.settings_dict, self.get_test_db_clone_settings(suffix)["NAME"])
+        close_database(
+            self.connection.settings_dict, self.get_test_db_clone_settings(suffix)["NAME"]
+        )
         super().clone_test_db(suffix, *args, **kwargs)
 
     def destroy_test_db(self, *args: Any, **kwargs: Any) -> None:
@@ -36,5 +38,5 @@ class ClusterCreation(DatabaseCreation):
         name = self.connection.settings_dict["NAME"]
         if kwargs.get("suffix") is not None:
             name = self.get_test_db_clone_settings(kwargs["suffix"])["NAME"]
-        let_go_of(self.connection.settings_dict, name)
+        close_database(self.connection.settings_dict, name)
         super().destroy_test_db(*args, **kwargs)

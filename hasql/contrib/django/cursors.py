@@ -17,7 +17,7 @@ else:
 __all__ = ("NoticingCursor", "NoticingDebugCursor")
 
 
-class _NoticesWrites(_Base):
+class _WriteNotingMixin(_Base):
     """Before a statement that may write is executed, notes that the request writes."""
 
     def execute(self, sql: Any, params: Any = None) -> Any:
@@ -48,9 +48,9 @@ class _NoticesWrites(_Base):
             note_write(self.db.alias)
 
 
-class NoticingCursor(_NoticesWrites, CursorWrapper):
+class NoticingCursor(_WriteNotingMixin, CursorWrapper):
     """Django's cursor wrapper, which also notices writes."""
 
 
-class NoticingDebugCursor(_NoticesWrites, CursorDebugWrapper):
+class NoticingDebugCursor(_WriteNotingMixin, CursorDebugWrapper):
     """Django's cursor wrapper for debugging, which also notices writes."""

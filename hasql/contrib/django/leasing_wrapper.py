@@ -99,7 +99,7 @@ class LeasingWrapper(PsycopgWrapper):
                 if isinstance(error, psycopg.OperationalError) and lent.connection.broken:
                     continue
                 raise
-            self._hold(lent)
+            self._attach(lent)
             return lent.connection
 
     def _prepare(self, connection: Connection[Any], parameters: Mapping[str, Any]) -> None:
@@ -145,7 +145,7 @@ class LeasingWrapper(PsycopgWrapper):
 
     # Holding a connection, and giving it back
 
-    def _hold(self, lent: LentConnection) -> None:
+    def _attach(self, lent: LentConnection) -> None:
         self._lent = lent
         _holders.add(self)
         # A thread may end without closing its connection: then the finalizer gives it back.
@@ -153,7 +153,7 @@ class LeasingWrapper(PsycopgWrapper):
         self._finalizer = finalize(self, abandoned.add, lent)
         self._finalizer.atexit = False
 
-    def _let_go(self) -> LentConnection | None:
+    def _detach(self) -> LentConnection | None:
         lent, self._lent = self._lent, None
         _holders.discard(self)
         if self._finalizer is not None:
@@ -182,7 +182,7 @@ class LeasingWrapper(PsycopgWrapper):
             self._give_back()
 
     def _give_back(self) -> None:
-        lent = self._let_go()
+        lent = self._detach()
         self.connection = None  # from now on the connection may belong to another lease
         if lent is None:
             return
@@ -192,13 +192,13 @@ class LeasingWrapper(PsycopgWrapper):
             lent.give_back()
 
     @property
-    def _is_out_of_place(self) -> bool:
+    def _no_longer_fits(self) -> bool:
         """Whether the connection can no longer be used, as `LentConnection.still_fits` tells."""
         return self._lent is not None and not self._lent.still_fits
 
-    def _disinherit(self) -> None:
+    def _drop_inherited(self) -> None:
         """Drop the connection in a child that was just forked: it belongs to the parent."""
-        self._let_go()
+        self._detach()
         self.connection = None
         self.run_on_commit = []
         if self.in_atomic_block:  # the transaction cannot go on in the child
@@ -209,10 +209,10 @@ class LeasingWrapper(PsycopgWrapper):
 _holders: WeakSet[LeasingWrapper] = WeakSet()
 
 
-def _disinherit() -> None:
+def _drop_inherited() -> None:
     for wrapper in tuple(_holders):
-        wrapper._disinherit()  # noqa: SLF001  # its own
+        wrapper._drop_inherited()  # noqa: SLF001  # its own
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_disinherit)
+    os.register_at_fork(after_in_child=_drop_inherited)

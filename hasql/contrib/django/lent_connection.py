@@ -24,7 +24,7 @@ __all__ = ("AbandonedConnections", "LentConnection", "abandoned")
 
 #: Attributes that an application may change; nothing sets them again for the next lease, so they
 #: are restored when the connection is given back.
-_KEPT = ("server_cursor_factory", "prepared_max")
+_RESTORED = ("server_cursor_factory", "prepared_max")
 
 
 class LentConnection:
@@ -36,7 +36,7 @@ class LentConnection:
         self.given_back = False
         #: The cursors of this connection that still exist; none of them may outlive the lease.
         self.cursors: WeakSet[Any] = WeakSet()
-        self._found = {name: getattr(connection, name) for name in _KEPT}
+        self._original = {name: getattr(connection, name) for name in _RESTORED}
 
     @property
     def still_fits(self) -> bool:
@@ -65,7 +65,7 @@ class LentConnection:
                     self.connection.close()
             else:
                 cursor.close()
-        for name, value in self._found.items():
+        for name, value in self._original.items():
             setattr(self.connection, name, value)
         try:
             self._manager.putconn(self.connection)

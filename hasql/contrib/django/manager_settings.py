@@ -12,7 +12,7 @@ from django.core.exceptions import ImproperlyConfigured
 from hasql.cluster.checks import check_flag, check_seconds, check_share
 from hasql.errors import ConfigurationError
 
-__all__ = ("AcquireSettings", "ManagerSettings", "as_master", "explained", "role_of")
+__all__ = ("AcquireSettings", "ManagerSettings", "as_django_error", "as_master", "role_of")
 
 #: Arguments of psycopg.connect() that are set again for each lease: aliases may differ in them.
 _OF_A_LEASE: Final = frozenset(
@@ -82,7 +82,7 @@ class AcquireSettings:
         if fallback is None and falls_back:
             fallback = True
         weight = options.get("master_as_replica_weight")
-        with explained(alias):
+        with as_django_error(alias):
             if fallback is not None:
                 check_flag("fallback_master", fallback)
             return cls(
@@ -98,7 +98,7 @@ class AcquireSettings:
 
 
 @contextmanager
-def explained(alias: str) -> Iterator[None]:
+def as_django_error(alias: str) -> Iterator[None]:
     """Turn hasql's errors about its arguments into Django's error about settings."""
     try:
         yield
@@ -129,7 +129,7 @@ class ManagerSettings:
             },
         )
 
-    def is_of(self, hosts: str, ports: object, dbname: str) -> bool:
+    def leads_to(self, hosts: str, ports: object, dbname: str) -> bool:
         """Tell whether these settings lead to a database on some hosts, whatever the login."""
         mine = [self.parameters.get(name, "") for name in ("host", "port", "dbname")]
         return mine == [hosts, ports, dbname]

@@ -50,7 +50,7 @@ def read_your_writes(get_response: _Sync | _Async) -> _Sync | _Async:
                 response = await answer_soon(request)
             finally:
                 _end(response)
-            return _pinned(request, response, pinned, seconds)
+            return _with_cookie(request, response, pinned, seconds)
 
         return middleware_async
 
@@ -63,7 +63,7 @@ def read_your_writes(get_response: _Sync | _Async) -> _Sync | _Async:
             response = answer(request)
         finally:
             _end(response)
-        return _pinned(request, response, pinned, seconds)
+        return _with_cookie(request, response, pinned, seconds)
 
     return middleware
 
@@ -93,7 +93,7 @@ def _end(response: HttpResponseBase | None) -> None:
         current_pinned.set(None)
 
 
-def _pinned(
+def _with_cookie(
     request: HttpRequest, response: HttpResponseBase, pinned: PinnedMasters, seconds: float
 ) -> HttpResponseBase:
     if pinned.written and seconds:

@@ -10,7 +10,7 @@ from django.conf import settings
 from django.core.exceptions import ImproperlyConfigured
 from django.db import DEFAULT_DB_ALIAS, connections, router
 
-from hasql.contrib.django.request_writes import has_to_read
+from hasql.contrib.django.request_writes import must_read_master
 
 if TYPE_CHECKING:
     from django.db.models import Model
@@ -35,7 +35,7 @@ class ReplicaRouter:
     """
 
     def __init__(self) -> None:
-        self._replicas = _pairs(getattr(settings, "HASQL_REPLICAS", None))
+        self._replicas = _read_replicas(getattr(settings, "HASQL_REPLICAS", None))
         self._masters = {master: master for master in self._replicas}
         for master, replicas in self._replicas.items():
             self._masters.update(dict.fromkeys(replicas, master))
@@ -43,7 +43,7 @@ class ReplicaRouter:
     def db_for_read(self, model: type[Model], **hints: Any) -> str | None:
         """Choose the alias that a model is read from."""
         master = self.db_for_write(model, **hints)
-        if master is None or _has_to_read(master):
+        if master is None or _must_read_master(master):
             return master
         present = [alias for alias in self._replicas[master] if _has_replica(alias)]
         if not present:
@@ -55,7 +55,7 @@ class ReplicaRouter:
         instance = hints.get("instance")
         alias = None if instance is None else instance._state.db  # noqa: SLF001  # documented
         if alias is None:
-            alias = self._elsewhere(model, hints) or DEFAULT_DB_ALIAS
+            alias = self._ask_other_routers(model, hints) or DEFAULT_DB_ALIAS
         return self._masters.get(alias)
 
     def allow_relation(self, obj1: Model, obj2: Model, **_: Any) -> bool | None:
@@ -72,7 +72,7 @@ class ReplicaRouter:
         """Tell whether an alias is one of a master's replicas."""
         return self._masters.get(alias, alias) != alias
 
-    def _elsewhere(self, model: type[Model], hints: dict[str, Any]) -> str | None:
+    def _ask_other_routers(self, model: type[Model], hints: dict[str, Any]) -> str | None:
         """Ask the other routers for the alias that a model is written to."""
         for other in router.routers:
             if not isinstance(other, ReplicaRouter) and hasattr(other, "db_for_write"):
@@ -89,7 +89,7 @@ def is_read_by_router(alias: str) -> bool:
     )
 
 
-def _pairs(given: object) -> dict[str, list[str]]:
+def _read_replicas(given: object) -> dict[str, list[str]]:
     if given is None:
         given = {DEFAULT_DB_ALIAS: ["replica"]}
     if not isinstance(given, Mapping) or not all(
@@ -112,11 +112,11 @@ def _pairs(given: object) -> dict[str, list[str]]:
     return pairs
 
 
-def _has_to_read(master: str) -> bool:
+def _must_read_master(master: str) -> bool:
     connection = connections[master]
     return (
         connection.in_atomic_block
-        or has_to_read(master)
+        or must_read_master(master)
         # The application called set_autocommit(False), and so manages transactions itself.
         or (
             connection.connection is not None

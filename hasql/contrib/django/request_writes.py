@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 __all__ = (
     "PinnedMasters",
     "current_pinned",
-    "end_of_work",
-    "has_to_read",
+    "forget_writes",
     "is_write",
+    "must_read_master",
     "note_write",
 )
 
@@ -59,7 +59,7 @@ class PinnedMasters:
         self.written: set[str] = set()
 
 
-class _OfThread(local):
+class _ThreadWrites(local):
     """The masters that a thread has written to in its request; works without the middleware."""
 
     def __init__(self) -> None:
@@ -67,7 +67,7 @@ class _OfThread(local):
         self.written: set[str] = set()
 
 
-_of_thread = _OfThread()
+_thread_writes = _ThreadWrites()
 #: Set by the middleware; it follows a request into the threads that `sync_to_async` uses.
 current_pinned: ContextVar[PinnedMasters | None] = ContextVar("current_pinned", default=None)
 
@@ -112,35 +112,35 @@ def _is_any_in(lowered: str, words: frozenset[str]) -> bool:
 
 def note_write(alias: str) -> None:
     """Note that this request has written to a master, so that its reads go there, too."""
-    _of_thread.written.add(alias)
+    _thread_writes.written.add(alias)
     pinned = current_pinned.get()
     if pinned is not None:
         pinned.written.add(alias)
 
 
-def has_to_read(alias: str) -> bool:
+def must_read_master(alias: str) -> bool:
     """Tell whether this request has to read from a master."""
-    if alias in _of_thread.written:
+    if alias in _thread_writes.written:
         return True
     pinned = current_pinned.get()
     return pinned is not None and (alias in pinned.written or alias in pinned.before)
 
 
-def end_of_work() -> None:
+def forget_writes() -> None:
     """Outside of a request, forget what was written: a task or a command has ended."""
-    if not _of_thread.in_request:
-        _of_thread.written.clear()
+    if not _thread_writes.in_request:
+        _thread_writes.written.clear()
 
 
 def _begin(**_: Any) -> None:
-    _of_thread.in_request = True
-    _of_thread.written.clear()
+    _thread_writes.in_request = True
+    _thread_writes.written.clear()
     current_pinned.set(None)
 
 
 def _end(**_: Any) -> None:
-    _of_thread.in_request = False
-    _of_thread.written.clear()
+    _thread_writes.in_request = False
+    _thread_writes.written.clear()
     # A streaming response has kept the request pinned until now.
     current_pinned.set(None)
 

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from hasql._adapters.psycopg.thread_connection import ThreadConnection
 
-__all__ = ("SessionState", "undo")
+__all__ = ("SessionState", "reset_session")
 
 #: The role that was set on each connection; the server does not report which one is in force.
 _roles: WeakKeyDictionary[Connection[Any], str | None] = WeakKeyDictionary()
@@ -47,7 +47,7 @@ class SessionState(NamedTuple):
         return bool(statements)
 
 
-def undo(connection: ThreadConnection) -> None:
+def reset_session(connection: ThreadConnection) -> None:
     """Undo what a request has done to its session, except for time zone and assumed role.
 
     The next request most likely uses the same alias and needs the same two, so keeping them saves

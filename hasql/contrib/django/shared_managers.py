@@ -15,8 +15,8 @@ from django.db import connections
 from psycopg.conninfo import make_conninfo
 
 from hasql.contrib.django.lent_connection import LentConnection
-from hasql.contrib.django.manager_settings import explained
-from hasql.contrib.django.session_state import undo
+from hasql.contrib.django.manager_settings import as_django_error
+from hasql.contrib.django.session_state import reset_session
 from hasql.diagnostics import about, counted
 from hasql.errors import HasqlError, NotAvailableError
 from hasql.sync.psycopg3 import PoolManager
@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 
     _Hook = Callable[[Any], object]
 
-__all__ = ("DEFAULT_SIZES", "SharedManager", "all_managers", "close_where", "manager_of")
+__all__ = ("DEFAULT_SIZES", "SharedManager", "all_managers", "close_managers", "manager_of")
 
 log = logging.getLogger("hasql")
 
@@ -40,14 +40,14 @@ log = logging.getLogger("hasql")
 #: PostgreSQL's own default: beyond it a request waits for a connection instead of failing.
 DEFAULT_SIZES: Final = {"min_size": 0, "max_size": 100}
 
-_FIRST_LOOK = 1.0
+_FIRST_PROBES_TIMEOUT = 1.0
 """Seconds that the first read waits to learn which hosts are replicas."""
 
 #: Seconds to wait for leases to be given back before a database is dropped.
-_LET_GO = 1.0
+_CLOSE_TIMEOUT = 1.0
 #: Seconds that the exiting process waits for transactions in other threads.
-_LAST = 5.0
-_BETWEEN_LOOKS = 0.02
+_EXIT_TIMEOUT = 5.0
+_POLL_INTERVAL = 0.02
 
 
 class SharedManager:
@@ -56,7 +56,7 @@ class SharedManager:
     def __init__(self, settings: ManagerSettings, pool: PoolManager) -> None:
         self.settings = settings
         self.pool = pool
-        self._known_to = 0
+        self._waited_in_process = 0
         #: The lent connections, as long as something else refers to them.
         self._lent: WeakSet[LentConnection] = WeakSet()
 
@@ -76,16 +76,16 @@ class SharedManager:
 
     def drain(self) -> None:
         """When the process exits, let transactions in other threads end."""
-        deadline = monotonic() + _LAST
+        deadline = monotonic() + _EXIT_TIMEOUT
         if busy := self._give_back_idle():
             log.info(
                 "draining: %s of Django's may end what they are in within %g s",
                 counted(busy, "connection"),
-                _LAST,
+                _EXIT_TIMEOUT,
                 extra=about("draining"),
             )
         while self._give_back_idle() and monotonic() < deadline:
-            sleep(_BETWEEN_LOOKS)
+            sleep(_POLL_INTERVAL)
         with suppress(HasqlError):
             self.pool.drain(max(0.0, deadline - monotonic()))
 
@@ -98,17 +98,17 @@ class SharedManager:
             busy += not lent.given_back
         return busy
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Forget the lent connections in a child that was just forked: they are the parent's."""
         self._lent = WeakSet()
 
     @property
     def has_replica(self) -> bool:
         """Whether a replica is in routing; the first call waits a moment for the first probes."""
-        if self._known_to != os.getpid():  # a forked child's manager starts afresh
+        if self._waited_in_process != os.getpid():  # a forked child's manager starts afresh
             with suppress(NotAvailableError):
-                self.pool.wait_next_pool_check(_FIRST_LOOK)
-            self._known_to = os.getpid()
+                self.pool.wait_next_pool_check(_FIRST_PROBES_TIMEOUT)
+            self._waited_in_process = os.getpid()
         return self.pool.replica_pool_count > 0
 
 
@@ -138,7 +138,7 @@ def manager_of(
             if shared.settings == settings and not shared.pool.closing:
                 return shared
         _managers[:] = [shared for shared in _managers if not shared.pool.closing]
-        with explained(alias):
+        with as_django_error(alias):
             made = SharedManager(settings, _make(settings, context, state))
         _managers.append(made)
         return made
@@ -154,7 +154,7 @@ def _make(settings: ManagerSettings, context: object, state: SessionState) -> Po
         "kwargs": {"context": context, "autocommit": True, **(given.get("kwargs") or {})},
         # Handlers that `configure` adds stay on the connection.
         "configure": _both(_both(state.set_on, given.get("configure")), _keep_handlers),
-        "reset": _both(undo, given.get("reset")),
+        "reset": _both(reset_session, given.get("reset")),
     }
     dsn = make_conninfo(**settings.parameters)
     return PoolManager(dsn, pool_factory_kwargs=pool_kwargs, **options)
@@ -180,20 +180,20 @@ def all_managers() -> tuple[SharedManager, ...]:
     return tuple(_managers)
 
 
-def close_where(chosen: Callable[[ManagerSettings], bool]) -> None:
+def close_managers(chosen: Callable[[ManagerSettings], bool]) -> None:
     """Close the managers with the chosen settings; the next use of their aliases makes new ones."""
     with _lock:
         closed = [shared for shared in _managers if chosen(shared.settings)]
         _managers[:] = [shared for shared in _managers if shared not in closed]
     for shared in closed:
-        shared.pool.close(_LET_GO)
+        shared.pool.close(_CLOSE_TIMEOUT)
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     global _lock  # noqa: PLW0603  # a thread that does not exist in the child may have held it
     _lock = Lock()
     for shared in _managers:
-        shared.begin_anew()
+        shared.reset_after_fork()
 
 
 def _drain_all() -> None:
@@ -204,7 +204,7 @@ def _drain_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 # The function registered last is called first: this one runs before that of `hasql.sync.base`,
 # imported above, which breaks every connection that was not closed.
 atexit.register(_drain_all)

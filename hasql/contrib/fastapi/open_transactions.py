@@ -9,7 +9,7 @@ from hasql.errors import ConfigurationError
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncSession
 
-__all__ = ("is_begun", "late_commit", "refuse_commits")
+__all__ = ("is_begun", "open_transaction_error", "refuse_commits")
 
 _IDLE: Final = 0
 """The state of a connection without a transaction, as libpq numbers them."""
@@ -44,7 +44,7 @@ def refuse_commits(connection: Any) -> None:
         refuse_commits_on(connection)
 
 
-def late_commit() -> ConfigurationError:
+def open_transaction_error() -> ConfigurationError:
     """Make the error for a request whose transaction is still open when its response begins."""
     return ConfigurationError(
         "a transaction that was begun in this request is still open as the response begins, when "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from hasql.contrib.fastapi.open_transactions import is_begun, late_commit, refuse_commits
+from hasql.contrib.fastapi.open_transactions import is_begun, open_transaction_error, refuse_commits
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,7 +37,7 @@ class RequestLease(Generic[_ConnT]):
         self._error: BaseException | None = None
         self._session: AsyncSession | None = None
         #: Whether the lease has ended, or could not be acquired.
-        self.over = False
+        self.has_ended = False
 
     async def __aenter__(self) -> _ConnT:
         connection = self._connection
@@ -45,7 +45,7 @@ class RequestLease(Generic[_ConnT]):
             try:
                 connection = self._connection = await self._lease.__aenter__()
             except BaseException:
-                self.over = True
+                self.has_ended = True
                 raise
             # Some drivers lend the same object again and again. This note lets the pool recognize a
             # task that uses a connection which another request has got meanwhile.
@@ -75,9 +75,9 @@ class RequestLease(Generic[_ConnT]):
         return self._session
 
     @property
-    def would_lose(self) -> bool:
+    def has_open_transaction(self) -> bool:
         """Whether a transaction is open that giving back without an error would roll back."""
-        if self.over or self._error is not None or self._connection is None:
+        if self.has_ended or self._error is not None or self._connection is None:
             return False
         return is_begun(self._connection, self._session)
 
@@ -90,9 +90,9 @@ class RequestLease(Generic[_ConnT]):
 
     async def end(self, error: BaseException | None) -> None:
         """Give the connection back even if it is still used; `error` is what ended the request."""
-        if self.over:
+        if self.has_ended:
             return
-        self.over = True
+        self.has_ended = True
         if error is None:
             error = self._error
         if self._connection is not None and (pool := self._driver_pool) is not None:
@@ -120,7 +120,7 @@ class RequestLeases(Generic[_ConnT]):
     def of(self, *, read_only: bool) -> RequestLease[_ConnT]:
         """Return the lease for a role; the caller has to enter it."""
         held = self._held.get(read_only)
-        if held is None or held.over:
+        if held is None or held.has_ended:
             lease = self._pool.acquire(read_only)
             held = self._held[read_only] = RequestLease(self._pool, lease)
         return held
@@ -135,8 +135,8 @@ class RequestLeases(Generic[_ConnT]):
                 This error then ends all the leases.
         """
         first = error
-        if error is None and any(held.would_lose for held in self._held.values()):
-            error = late_commit()
+        if error is None and any(held.has_open_transaction for held in self._held.values()):
+            error = open_transaction_error()
         while self._held:
             _, held = self._held.popitem()
             try:

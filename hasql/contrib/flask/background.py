@@ -28,9 +28,9 @@ class BackgroundReturns:
     """Runs the work that gives connections back, soon and in another thread."""
 
     def __init__(self) -> None:
-        self.begin_anew()
+        self.reset_after_fork()
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Start without threads and work, initially and in a child that was just forked."""
         self._lock = Lock()
         self._threads: ThreadPoolExecutor | None = None

@@ -96,7 +96,7 @@ class ContextLease:
         session, lease = self.session, self._lease
         session.is_out = partial(_is_out, lease, session.connection)
         session.begin(in_transaction=self.cluster.settings.in_requests)
-        lease.before_call = self._leave_early
+        lease.before_call = self._give_back_early
 
     def rollback(self) -> None:
         """Roll the transaction back within `release_timeout`. Raises the driver's error."""
@@ -116,22 +116,22 @@ class ContextLease:
         else:
             self._end(error)
 
-    def _leave_early(self) -> None:
+    def _give_back_early(self) -> None:
         """Clean up when the application itself gives the connection back early."""
         if self._ending:
             raise UnknownConnectionError("the end of its request gives this connection back")
-        self._clean()
+        self._clean_session()
 
     def _end(self, error: BaseException | None) -> None:
         try:
             if self.is_out:
-                self._clean()
+                self._clean_session()
         finally:
             self._lease.before_call = None
             kind = None if error is None else type(error)
             self._lease.__exit__(kind, error, None if error is None else error.__traceback__)
 
-    def _clean(self) -> None:
+    def _clean_session(self) -> None:
         """Restore the session for its next use, or close the connection."""
         session = self.session
         session.unwrap()
@@ -180,11 +180,11 @@ class Cluster:
         #: When each connection last answered, by `monotonic`.
         self._answers: WeakKeyDictionary[Any, float] = WeakKeyDictionary()
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """Replace locks and notes that a child that was just forked has copied from its parent."""
         self._lock = Lock()
         self._answers = WeakKeyDictionary()
-        self.returns.begin_anew()
+        self.returns.reset_after_fork()
 
     @property
     def manager(self) -> BaseSyncPoolManager[Any, Any]:
@@ -320,18 +320,18 @@ class AppClusters:
             for cluster in self.by_name.values():
                 draining.callback(cluster.drain, timeout)
 
-    def begin_anew(self) -> None:
+    def reset_after_fork(self) -> None:
         """In a child that was just forked, replace what was copied from the parent."""
         for cluster in self.by_name.values():
-            cluster.begin_anew()
+            cluster.reset_after_fork()
 
 
 _all: WeakSet[AppClusters] = WeakSet()
 
 
-def _begin_anew() -> None:
+def _reset_after_fork() -> None:
     for clusters in tuple(_all):
-        clusters.begin_anew()
+        clusters.reset_after_fork()
 
 
 def _close_all() -> None:
@@ -342,7 +342,7 @@ def _close_all() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_begin_anew)
+    os.register_at_fork(after_in_child=_reset_after_fork)
 # The function registered last is called first: this one runs before that of `hasql.sync.base`,
 # imported above, which breaks every connection that was not closed.
 atexit.register(_close_all)

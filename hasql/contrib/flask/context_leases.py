@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 from hasql.diagnostics import about
 
-__all__ = ("ContextLeases", "leases_here", "made_leases_here")
+__all__ = ("ContextLeases", "current_leases", "current_or_new_leases")
 
 log = logging.getLogger("hasql")
 
@@ -135,15 +135,15 @@ class ContextLeases:
             self.error = None
 
 
-def leases_here() -> ContextLeases | None:
+def current_leases() -> ContextLeases | None:
     """Return the leases of the current app context, or None if it has not asked for any."""
     found: ContextLeases | None = g.get(_NAME)
     return found
 
 
-def made_leases_here() -> ContextLeases:
+def current_or_new_leases() -> ContextLeases:
     """Return the leases of the current app context; they are made at the first use."""
-    found = leases_here()
+    found = current_leases()
     if found is None:
         found = g.setdefault(_NAME, ContextLeases())  # several threads get the same one
     return found

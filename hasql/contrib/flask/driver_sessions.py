@@ -52,10 +52,10 @@ class DriverSession(ABC):
         self._after_reset = after_reset
         #: Tells whether the connection is still lent to this session.
         self.is_out: Callable[[], bool] = _always
-        self._note_found()
+        self._save_original()
 
     @abstractmethod
-    def _note_found(self) -> None:
+    def _save_original(self) -> None:
         """Note the attributes that the connection comes with."""
 
     @property
@@ -146,7 +146,7 @@ class _LibpqSession(DriverSession):
     #: The attributes of a connection that an application may set, besides `autocommit`.
     attributes: ClassVar[tuple[str, ...]]
 
-    def _note_found(self) -> None:
+    def _save_original(self) -> None:
         self._autocommit = self.connection.autocommit
         self._found = {name: getattr(self.connection, name) for name in self.attributes}
 
@@ -211,8 +211,8 @@ class _PsycopgSession(_LibpqSession):
         *("server_cursor_factory", "prepare_threshold", "prepared_max"),
     )
 
-    def _note_found(self) -> None:
-        super()._note_found()
+    def _save_original(self) -> None:
+        super()._save_original()
         self.connection.keep_handlers()
 
     def begin(self, *, in_transaction: bool) -> None:
@@ -255,8 +255,8 @@ class _PsycopgSession(_LibpqSession):
 class _Psycopg2Session(_LibpqSession):
     attributes = ("isolation_level", "readonly", "deferrable", "cursor_factory")
 
-    def _note_found(self) -> None:
-        super()._note_found()
+    def _save_original(self) -> None:
+        super()._save_original()
         self._encoding = self.connection.encoding
         # The lists that receive what the server sends; a request may replace them.
         self._messages = self.connection.notices, self.connection.notifies

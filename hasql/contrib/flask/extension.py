@@ -11,7 +11,7 @@ from flask import Flask, current_app, has_app_context
 
 from hasql.contrib.flask.clusters import AppClusters
 from hasql.contrib.flask.commands import commands
-from hasql.contrib.flask.context_leases import leases_here, made_leases_here
+from hasql.contrib.flask.context_leases import current_leases, current_or_new_leases
 from hasql.contrib.flask.health import health_blueprint
 from hasql.contrib.flask.requests import RequestEnds
 from hasql.contrib.flask.settings import DEFAULT, read_settings
@@ -128,7 +128,7 @@ class Hasql(Generic[_ConnT]):
         """
         found = self._clusters().of(cluster)
         wanted = _read_only.get() if read_only is None else read_only
-        return cast("_ConnT", made_leases_here().connection(found, read_only=wanted))
+        return cast("_ConnT", current_or_new_leases().connection(found, read_only=wanted))
 
     def manager(self, cluster: str = DEFAULT) -> BaseSyncPoolManager[Any, _ConnT]:
         """Return the pool manager of a cluster, for connections that do not belong to a request.
@@ -181,7 +181,7 @@ class Hasql(Generic[_ConnT]):
         `timeout` seconds (10 by default) to be given back; then they are broken.
         """
         clusters = self._clusters()
-        leases = leases_here()
+        leases = current_leases()
         if leases is not None:
             leases.give_back(None)
         clusters.close(timeout)

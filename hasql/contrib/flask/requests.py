@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 from click import get_current_context
 from flask import got_request_exception, has_request_context, request, request_finished
 
-from hasql.contrib.flask.context_leases import leases_here
+from hasql.contrib.flask.context_leases import current_leases
 from hasql.contrib.flask.unavailable import UnavailableAnswers
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class RequestEnds:
         """Roll back at once when a request has raised, before an error handler runs."""
         if has_request_context():
             request.environ[_ERROR] = error
-        leases = leases_here()
+        leases = current_leases()
         if leases is not None:
             leases.error = error
             leases.drop_lost(error)
@@ -72,7 +72,7 @@ class RequestEnds:
 
         Flask turns an exception raised here into a 500.
         """
-        leases = leases_here()
+        leases = current_leases()
         if leases is None:
             return
         if _ERROR in request.environ or response.status_code >= _SERVER_ERROR:
@@ -82,7 +82,7 @@ class RequestEnds:
 
     def _end_request(self, error: BaseException | None) -> None:
         """Roll back if the request has raised. The app context may go on, as in tests."""
-        leases = leases_here()
+        leases = current_leases()
         if leases is None:
             return
         raised = request.environ.pop(_ERROR, None) or error
@@ -100,7 +100,7 @@ class RequestEnds:
             try:
                 end(*args, **kwargs)
             finally:
-                leases = leases_here()
+                leases = current_leases()
                 if leases is not None:
                     leases.give_back(sys.exc_info()[1])
 
@@ -108,7 +108,7 @@ class RequestEnds:
 
     def _end_context(self, error: BaseException | None) -> None:
         """End transactions begun outside of requests or after them; give all connections back."""
-        leases = leases_here()
+        leases = current_leases()
         if leases is None:
             return
         if error is None:

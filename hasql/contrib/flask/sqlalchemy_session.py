@@ -18,7 +18,7 @@ __all__ = ("SESSION_CLASS",)
 
 
 class _SqlalchemySession(DriverSession):
-    def _note_found(self) -> None:
+    def _save_original(self) -> None:
         connection = self.connection
         beneath = "psycopg3" if connection.dialect.driver == "psycopg" else "psycopg2"
         # Kept because an SQLAlchemy connection loses this attribute when it is lost.
