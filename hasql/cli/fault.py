@@ -66,14 +66,14 @@ class Stage:
         self.tell = tell
         self._observer = observer
 
-    async def strike(self, what: str, act: Callable[[], None]) -> None:
+    async def inject(self, what: str, act: Callable[[], None]) -> None:
         """Cause the fault."""
         self._observer.watch()
         self.tell(what)
         self.struck = time.monotonic()
         await asyncio.to_thread(act)
 
-    async def hand_over(self) -> None:
+    async def promote_replica(self) -> None:
         """Promote the replica that has the most WAL, and make the other one follow it."""
         positions = [int(await node.sql(_POSITION)) for node in self.replicas]
         new = self.replicas[positions.index(max(positions))]
@@ -91,7 +91,7 @@ class Stage:
             await other.rejoin(new)
         self.tell(f"{other.name} follows {new.name}")
 
-    async def take_back(self, old: LocalNode) -> None:
+    async def rejoin(self, old: LocalNode) -> None:
         """Make the former master rejoin as a replica."""
         self.tell(f"HA manager: {old.name} rejoins as a replica (pg_rewind)")
         await old.rejoin(self.master)
@@ -105,37 +105,37 @@ async def play(fault: Fault, stage: Stage) -> None:
 
 async def _switch_over(stage: Stage) -> None:
     old = stage.master
-    await stage.strike(f"HA manager: {old.name}, the master, is stopped in order", lambda: None)
+    await stage.inject(f"HA manager: {old.name}, the master, is stopped in order", lambda: None)
     await old.stop("fast")
-    await stage.hand_over()
+    await stage.promote_replica()
     await asyncio.sleep(0.5)
-    await stage.take_back(old)
+    await stage.rejoin(old)
 
 
 async def _crash(stage: Stage) -> None:
     old = stage.master
-    await stage.strike(f"{old.name}, the master, is killed (SIGKILL)", old.kill)
+    await stage.inject(f"{old.name}, the master, is killed (SIGKILL)", old.kill)
     await asyncio.sleep(0.5)
-    await stage.hand_over()
+    await stage.promote_replica()
     await asyncio.sleep(0.7)
-    await stage.take_back(old)
+    await stage.rejoin(old)
 
 
 async def _freeze(stage: Stage) -> None:
     old = stage.master
-    await stage.strike(f"{old.name}, the master, freezes (SIGSTOP)", old.freeze)
+    await stage.inject(f"{old.name}, the master, freezes (SIGSTOP)", old.freeze)
     await asyncio.sleep(0.8)
-    await stage.hand_over()
+    await stage.promote_replica()
     await asyncio.sleep(0.7)
     stage.tell(f"{old.name} thaws and still takes itself for the master: must be fenced")
     await asyncio.to_thread(old.thaw)
     await asyncio.sleep(1.5)
-    await stage.take_back(old)
+    await stage.rejoin(old)
 
 
 async def _lose_replica(stage: Stage) -> None:
     replica = stage.replicas[0]
-    await stage.strike(f"{replica.name}, a replica, is killed (SIGKILL)", replica.kill)
+    await stage.inject(f"{replica.name}, a replica, is killed (SIGKILL)", replica.kill)
     await asyncio.sleep(1.5)
     stage.tell(f"{replica.name} is started again")
     await replica.start()
@@ -145,7 +145,7 @@ async def _lose_replica(stage: Stage) -> None:
 async def _move_name(stage: Stage) -> None:
     names = stage.names
     assert names is not None  # noqa: S101 - this fault has names
-    await stage.strike(
+    await stage.inject(
         f"{names.name(stage.master)}, the master's name, leads to {names.elsewhere} now;"
         f" it answers at {stage.master.host} as before",
         names.move_master,

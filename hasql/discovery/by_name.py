@@ -40,7 +40,7 @@ class NameDiscovery(Discovery):
         self.resolver = resolver or Resolver()
         self._chance = Random()  # noqa: S311  # no secret
         #: Ends the pause that is under way.
-        self._again: asyncio.Future[None] | None = None
+        self._pause_end: asyncio.Future[None] | None = None
 
     @abstractmethod
     async def look_up(self) -> tuple[list[Discovered], float]:
@@ -58,16 +58,16 @@ class NameDiscovery(Discovery):
             hosts, ttl = await self.look_up()
             yield tuple(hosts)
             seconds = max(ttl, _LEAST_PAUSE) * self._chance.uniform(1.0, 1.0 + _JITTER)
-            self._again = asyncio.get_running_loop().create_future()
+            self._pause_end = asyncio.get_running_loop().create_future()
             with suppress(TimeoutError):
                 async with asyncio.timeout(seconds):  # wait_for() of 3.11 may lose a cancellation
-                    await self._again
+                    await self._pause_end
 
     def refresh(self) -> None:
         """Look the name up now."""
         self.resolver.expire(self.name)
-        if self._again is not None and not self._again.done():
-            self._again.set_result(None)
+        if self._pause_end is not None and not self._pause_end.done():
+            self._pause_end.set_result(None)
 
     def __str__(self) -> str:
         """Return the class and the name."""

@@ -26,7 +26,9 @@ def choose_source(dsn: Dsn, given: Discovery | None, resolver: Resolver | None =
     """
     if given is None:
         return (
-            StaticDiscovery(dsn.hosts) if dsn.source is None else _asked_for(dsn.source, resolver)
+            StaticDiscovery(dsn.hosts)
+            if dsn.source is None
+            else _source_of_dsn(dsn.source, resolver)
         )
     if not isinstance(given, Discovery):
         raise TypeError(f"discovery must be an object of a subclass of Discovery, not {given!r}")
@@ -42,7 +44,7 @@ def choose_source(dsn: Dsn, given: Discovery | None, resolver: Resolver | None =
     return given
 
 
-def _asked_for(source: HostSource, resolver: Resolver | None) -> Discovery:
+def _source_of_dsn(source: HostSource, resolver: Resolver | None) -> Discovery:
     [name, *_] = source.names
     if source.kind == "srv":
         return SrvDiscovery(name.host, resolver=resolver)

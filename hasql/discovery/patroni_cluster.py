@@ -40,10 +40,10 @@ class PatroniCluster:
             ValueError: It is not a usable answer; the message says why.
         """
         try:
-            said = json.loads(body)
+            content = json.loads(body)
         except (ValueError, RecursionError):
             raise ValueError("its answer is no JSON") from None
-        members = said.get("members") if isinstance(said, dict) else None
+        members = content.get("members") if isinstance(content, dict) else None
         if not isinstance(members, list):
             raise ValueError("its answer is not that of Patroni's /cluster")  # noqa: TRY004  # data
         if len(members) > _MOST_MEMBERS:
@@ -56,12 +56,12 @@ class PatroniCluster:
                 api_urls.append(url)
         if not hosts:
             raise ValueError("it names no member with an address")
-        scope, scheduled = said.get("scope"), said.get("scheduled_switchover")
+        scope, scheduled = content.get("scope"), content.get("scheduled_switchover")
         return cls(
             scope if isinstance(scope, str) else None,
             tuple(hosts),
             tuple(api_urls),
-            _until(scheduled, date),
+            _seconds_until(scheduled, date),
         )
 
 
@@ -103,7 +103,7 @@ def _is_no_candidate(tags: Mapping[str, Any]) -> bool:
         return False
 
 
-def _until(scheduled: object, date: str | None) -> float | None:
+def _seconds_until(scheduled: object, date: str | None) -> float | None:
     """Return the seconds until a scheduled switchover; None if none is, or its time is unknown."""
     at = scheduled.get("at") if isinstance(scheduled, dict) else None
     if date is None or not isinstance(at, str):

@@ -10,7 +10,7 @@ from hasql.cluster.checks import check_seconds
 
 __all__ = ("Polling",)
 
-_LEAST: Final = 1.0
+_LEAST_PAUSE: Final = 1.0
 """The least pause between two questions in seconds, even after `hurry`."""
 _JITTER: Final = 0.25
 
@@ -29,20 +29,20 @@ class Polling:
     def __init__(self, interval: float) -> None:
         self._interval = check_seconds("interval", interval, positive=True)
         self._chance = Random()  # noqa: S311  # no secret
-        self._wanted: asyncio.Event | None = None
+        self._hurried: asyncio.Event | None = None
 
     def hurry(self) -> None:
         """End the current pause, but not before it has lasted a second."""
-        if self._wanted is not None:
-            self._wanted.set()
+        if self._hurried is not None:
+            self._hurried.set()
 
     async def pause(self, longest: float = inf) -> None:
         """Wait until it is time to ask again: at most `longest` seconds, or one if that is less."""
-        wanted = self._wanted = asyncio.Event()
+        hurried = self._hurried = asyncio.Event()
         pause = self._interval * self._chance.uniform(1 - _JITTER, 1 + _JITTER)
-        pause = min(pause, max(longest, _LEAST))
-        least = min(pause, _LEAST)
+        pause = min(pause, max(longest, _LEAST_PAUSE))
+        least = min(pause, _LEAST_PAUSE)
         await asyncio.sleep(least)
         with suppress(TimeoutError):
             async with asyncio.timeout(pause - least):
-                await wanted.wait()
+                await hurried.wait()

@@ -9,7 +9,7 @@ from hasql.testing._status import NodeStatus
 from hasql.testing.errors import ClusterError
 from hasql.testing.node import LocalNode
 
-__all__ = ("heal", "master_of", "survey", "switch_over")
+__all__ = ("heal", "master_of", "read_statuses", "switch_over")
 
 # The nodes belong to the same package, and their synchronous core is meant for this module, too.
 # ruff: noqa: SLF001
@@ -36,7 +36,9 @@ would be lost.
 """
 
 
-def survey(nodes: Iterable[LocalNode], timeout: float = 5.0) -> dict[LocalNode, NodeStatus | None]:
+def read_statuses(
+    nodes: Iterable[LocalNode], timeout: float = 5.0
+) -> dict[LocalNode, NodeStatus | None]:
     """Ask every node for its status; None for a node that does not answer in `timeout` seconds."""
     return {node: _ask(node, timeout) for node in nodes}
 
@@ -58,7 +60,7 @@ def master_of(found: dict[LocalNode, NodeStatus | None]) -> LocalNode | None:
     return max(masters, key=lambda each: each[0])[1] if masters else None
 
 
-def _furthest(found: dict[LocalNode, NodeStatus | None]) -> LocalNode | None:
+def _most_advanced(found: dict[LocalNode, NodeStatus | None]) -> LocalNode | None:
     replicas = [
         (status.position, node)
         for node, status in found.items()
@@ -72,14 +74,14 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
     for node in nodes:
         if node.frozen:
             node.thaw()
-    found = {node: _settled(node) for node in nodes}
-    master = master_of(found) or _bring_back_a_master(nodes, found)
+    found = {node: _settled_status(node) for node in nodes}
+    master = master_of(found) or _restore_master(nodes, found)
     # Ask the master again: it may have been started after the others said that they stream from it.
     status = master._status()
     others = [
         node
         for node in nodes
-        if node is not master and not _is_well(node, found[node], master, status)
+        if node is not master and not _follows(node, found[node], master, status)
     ]
     # Deposed masters come last. A master writes WAL when it stops; replicas that still stream from
     # it would receive that, and would then have more of that timeline than the new master has.
@@ -87,14 +89,14 @@ def heal(nodes: tuple[LocalNode, ...]) -> None:
     for group in ([node for node in others if node not in deposed], deposed):
         if group:
             with ThreadPoolExecutor(len(group)) as workers:
-                list(workers.map(lambda node: _mend(node, found[node], master, status), group))
+                list(workers.map(lambda node: _repair(node, found[node], master, status), group))
 
 
 def _is_master(status: NodeStatus | None) -> bool:
     return status is not None and not status.in_recovery
 
 
-def _settled(node: LocalNode) -> NodeStatus | None:
+def _settled_status(node: LocalNode) -> NodeStatus | None:
     """Ask a node for its status once every operation begun on it is over.
 
     Otherwise the status could change after the answer.
@@ -125,7 +127,7 @@ def _ask_again(node: LocalNode) -> NodeStatus | None:
     return None
 
 
-def _is_well(
+def _follows(
     node: LocalNode, own: NodeStatus | None, master: LocalNode, masters: NodeStatus
 ) -> bool:
     """Tell whether both the node and the master say that the node streams from the master.
@@ -141,7 +143,7 @@ def _is_well(
     )
 
 
-def _bring_back_a_master(
+def _restore_master(
     nodes: tuple[LocalNode, ...],
     found: dict[LocalNode, NodeStatus | None],
 ) -> LocalNode:
@@ -153,18 +155,18 @@ def _bring_back_a_master(
         master = max(former, key=lambda node: node._promotions)
         master._start()
         return master
-    if (furthest := _furthest(found)) is None:
+    if (most_advanced := _most_advanced(found)) is None:
         for node in down:
             node._start()
             found[node] = _ask(node)
-        furthest = _furthest(found)
-    if furthest is None:
+        most_advanced = _most_advanced(found)
+    if most_advanced is None:
         raise ClusterError(f"no node can become master: {list(nodes)}")
-    furthest._promote()
-    return furthest
+    most_advanced._promote()
+    return most_advanced
 
 
-def _mend(
+def _repair(
     node: LocalNode, status: NodeStatus | None, master: LocalNode, masters: NodeStatus
 ) -> None:
     if status is not None and status.in_recovery and status.may_follow(masters):
@@ -179,13 +181,13 @@ def _mend(
 
 def switch_over(nodes: tuple[LocalNode, ...], to: LocalNode | None) -> LocalNode:
     """Stop the master cleanly, promote `to`, and make the others follow it."""
-    found = survey(nodes)
+    found = read_statuses(nodes)
     if to is not None and to not in nodes:
         raise ConfigurationError(f"{to!r} is not a node of this cluster")
     old = master_of(found)
     if old is None:
         raise ClusterError(f"no node is a master now: {list(nodes)}")
-    new = to or _furthest(found)
+    new = to or _most_advanced(found)
     status = found.get(new) if new else None
     if new is None or status is None or not status.in_recovery:
         raise ClusterError(f"no running replica can take over: {new or list(nodes)}")

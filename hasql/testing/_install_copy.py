@@ -17,7 +17,7 @@ from pathlib import Path
 from hasql.testing._account import Account
 from hasql.testing.errors import ClusterError
 
-__all__ = ("copy_of", "may_read")
+__all__ = ("may_read", "readable_copy")
 
 _ABANDONED = 3600.0
 """Seconds after which an unfinished copy is assumed to be left over from a killed process."""
@@ -69,7 +69,7 @@ def _bundled_libraries(install: Path) -> list[Path]:
     return [place for place in places if place.is_dir()]
 
 
-def copy_of(bindir: Path, version: str, account: Account) -> Path:
+def readable_copy(bindir: Path, version: str, account: Account) -> Path:
     """Return the programs' directory in a copy that `account` can read, made once per version.
 
     The copy and the directories above it belong to root, so that no other user can replace its

@@ -364,7 +364,7 @@ def _start_watchdog(root: str, bindir: str) -> "tuple[subprocess.Popen[bytes], i
     return watchdog, lifeline
 
 
-def _let_go_after_fork() -> None:
+def _drop_lifelines() -> None:
     """Close the pipes in a forked child, which would keep them open after the owner has ended."""
     for lifeline in _open_lifelines:
         with contextlib.suppress(OSError):
@@ -372,4 +372,4 @@ def _let_go_after_fork() -> None:
     _open_lifelines.clear()
 
 
-os.register_at_fork(after_in_child=_let_go_after_fork)
+os.register_at_fork(after_in_child=_drop_lifelines)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from hasql.errors import ConfigurationError
 from hasql.testing._account import Account
-from hasql.testing._install_copy import copy_of, may_read
+from hasql.testing._install_copy import may_read, readable_copy
 
 __all__ = ("Binaries", "find_local", "find_wheel", "major_of")
 
@@ -54,7 +54,7 @@ def find_wheel(version: int | None, account: Account, *, tls: bool = False) -> B
             continue
         if may_read(found.bindir, account):
             return found
-        return Binaries(copy_of(found.bindir, found.version, account), found.version, "wheel")
+        return Binaries(readable_copy(found.bindir, found.version, account), found.version, "wheel")
     return None
 
 

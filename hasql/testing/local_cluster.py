@@ -181,14 +181,14 @@ class LocalCluster:
         Raises:
             ClusterError: If no running node is a master.
         """
-        if master := _healing.master_of(_healing.survey(self.nodes)):
+        if master := _healing.master_of(_healing.read_statuses(self.nodes)):
             return master
         raise ClusterError(f"no node is a master now; promote() makes one: {list(self.nodes)}")
 
     @property
     def replicas(self) -> tuple[LocalNode, ...]:
         """The nodes that say they are in recovery; this asks the servers, as `master` does."""
-        found = _healing.survey(self.nodes)
+        found = _healing.read_statuses(self.nodes)
         return tuple(node for node, status in found.items() if status and status.in_recovery)
 
     async def switchover(self, to: LocalNode | None = None) -> LocalNode:
