@@ -10,7 +10,7 @@ try:
     from hasql._adapters.asyncpgsa.driver import AsyncpgsaConnection, AsyncpgsaDriver
 except ImportError as error:  # also asyncpgsa's own ImportError, where SQLAlchemy 2 is installed
     raise MissingExtraError(
-        "hasql.asyncpgsa needs asyncpgsa, which works with SQLAlchemy 1.4 alone: "
+        "hasql.asyncpgsa needs asyncpgsa, which works only with SQLAlchemy 1.4: "
         "pip install 'hasql[asyncpgsa]'"
     ) from error
 

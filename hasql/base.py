@@ -185,8 +185,8 @@ class BasePoolManager(Facade[PoolT, ConnT, AsyncLease[PoolT, ConnT]]):
         pool = None if lease.node is None else lease.node.pool  # type: ignore[assignment]  # its face's
         if pool is not None and pool.is_held_by_another(connection):
             raise UnknownConnectionError(
-                "this task has given the connection back, and it is lent to another task now; "
-                "release a connection once, and leave one of another task to that"
+                "this task gave the connection back, and it is now lent to another task; release "
+                "a connection once, and leave another task's connection to that task"
             )
         if pool is not None:
             pool.note_release(connection)

@@ -121,7 +121,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             if isinstance(error, OutOfTimeError):
                 if node.error is None:  # else what the server itself has said tells more
                     node.failed(
-                        SlowConnectError("connecting was not done by an acquire's deadline")
+                        SlowConnectError("connecting did not finish by an acquire's deadline")
                     )
                 self._signal(node.host)
                 raise self._not_available(lease) from None
@@ -171,7 +171,7 @@ class CheckoutRules(Generic[PoolT, ConnT]):
             if node.several_servers or node.leads_elsewhere:
                 lease.expired = True
                 node.pool.abort(connection)  # so that it does not come back as an idle one
-                error = WrongServerError("a connection leads to a master")
+                error = WrongServerError("a connection opened to a replica leads to a master")
                 node.connect_failed(error, led_elsewhere=True)
                 self._signal(node.host, Evidence.ELSEWHERE)
             else:

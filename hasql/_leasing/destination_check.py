@@ -61,7 +61,7 @@ def _question_for(
     """
     key, known = pool.key(connection), pool.destinations
     if key is None:
-        raise ConnectionError("it was broken meanwhile")
+        raise ConnectionError("the connection was broken meanwhile")
     flag, server, several = pool.in_hot_standby(connection), node.server, node.several_servers
     if flag is False:
         known.note_writes(key)
@@ -97,7 +97,9 @@ def _is_right(
 
 def _not_the_master(error: BaseException | None) -> WrongServerError:
     if error is not None:
-        return WrongServerError(f"a connection could not be asked where it leads: {error}")
+        return WrongServerError(
+            f"a connection could not be asked which server it leads to: {error}"
+        )
     return WrongServerError("a connection to this name leads to a server that is not the master")
 
 

@@ -62,8 +62,8 @@ class LoopBinding:
         """Raise WrongEventLoopError in a child that was forked after the start."""
         if self.inherited:
             raise WrongEventLoopError(
-                "this pool manager was started before a fork, and its connections are the "
-                "parent's; make a manager in each process"
+                "this pool manager was started before a fork, and its connections belong to the "
+                "parent process; make a manager in each process"
             )
 
 
@@ -99,7 +99,9 @@ def _running() -> asyncio.AbstractEventLoop | None:
 def _loop_here() -> asyncio.AbstractEventLoop:
     loop = _running()
     if loop is None:
-        raise WrongEventLoopError("a pool manager is used in an event loop, and none runs here")
+        raise WrongEventLoopError(
+            "no event loop is running here; a pool manager must be used in one"
+        )
     return loop
 
 

@@ -20,7 +20,7 @@ LONGEST_HOLD: Final = 0.1
 """The most seconds for which a host offers nothing while a probe finds out what broke a lease."""
 
 TERMINATED: Final = (
-    "this lease was out for longer than leak_threshold, and its connection was broken for that "
+    "this lease was out for longer than leak_threshold, so its connection was broken "
     "(leak_action='terminate')"
 )
 

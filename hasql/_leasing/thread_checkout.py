@@ -198,7 +198,10 @@ class ThreadCheckout(CheckoutRules[PoolT, ConnT]):
     ) -> ConnT:
         """Take a connection in a forked child for an acquire that was made before the fork."""
         if lease.fixed_node is not None:
-            raise UnknownConnectionError("a pool from before a fork is the parent's")
+            raise UnknownConnectionError(
+                "this pool is from before a fork and belongs to the parent process; ask the "
+                "manager for its pools anew"
+            )
         lease.move_to(child)
         return child.take(lease)
 

@@ -132,8 +132,8 @@ class ThreadReturns(ReturnRules[PoolT, ConnT]):
         """
         if not lease.released_by_call and lease.thread not in {0, threading.get_ident()}:
             raise UnknownConnectionError(
-                "the connection is lent to a `with` block of another thread, which gives it back; "
-                "give back once what getconn() has lent, and use it no more"
+                "the connection is lent to a `with` block of another thread, which will give it "
+                "back; give back once what getconn() lent, and do not use it afterwards"
             )
         if lease.before_call is not None:
             lease.before_call()
@@ -299,4 +299,4 @@ def abort_and_release(pool: ThreadPool[PoolT, ConnT], connection: ConnT) -> None
 
 
 def _given_back_twice() -> UnknownConnectionError:
-    return UnknownConnectionError("another thread gives this connection back already")
+    return UnknownConnectionError("another thread is already giving this connection back")

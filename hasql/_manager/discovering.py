@@ -72,7 +72,7 @@ class Discovering:
             except asyncio.CancelledError:
                 if _is_cancelled():
                     raise
-                self._failed("CancelledError: something that it waits for was cancelled")
+                self._failed("CancelledError: something that it was waiting for was cancelled")
             except Exception as error:  # noqa: BLE001  # a source of the application's own
                 self._failed(_text_of(error))
             else:
@@ -110,14 +110,14 @@ class Discovering:
         """Take over an answer, if it is a valid one."""
         hosts = tuple(answer) if isinstance(answer, tuple | list) else ()
         if not hosts or not all(isinstance(host, Discovered) for host in hosts):
-            self._failed(f"it answered {_short.repr(answer)}, and not a tuple of Discovered")
+            self._failed(f"it answered {_short.repr(answer)}, not a tuple of Discovered")
             return
         found: dict[HostSpec, Discovered] = {}
         for each in hosts:
             found.setdefault(each.host, each)
         hosts = tuple(found.values())
         if len(hosts) > _MOST_HOSTS:
-            self._failed(f"it answered {len(hosts)} hosts, and {_MOST_HOSTS} are the most")
+            self._failed(f"it answered {len(hosts)} hosts, more than the {_MOST_HOSTS} allowed")
             return
         if self._failure is not None:
             self._notifier.tell(DiscoveryRecovered(self.name))
@@ -192,7 +192,7 @@ class Discovering:
     def describe(self) -> str | None:
         """Say in one line what is wrong with the source, for error messages; None: nothing."""
         if self._failure is not None:
-            words = "fails" if self._hosts else "has not answered yet"
+            words = "is failing" if self._hosts else "has not answered yet"
             return f"{self.name} {words}, last error: {self._failure}"
         if self._hosts:
             return None

@@ -36,7 +36,7 @@ class OwnSession(Generic[PoolT, ConnT]):
             except BaseException as error:
                 self.close()
                 if limit.ended and isinstance(error, Exception):
-                    raise TimeoutError(f"no answer in {options.refresh_timeout:g} s") from None
+                    raise TimeoutError(f"no answer within {options.refresh_timeout:g} s") from None
                 raise
 
     async def _ask(
@@ -46,7 +46,9 @@ class OwnSession(Generic[PoolT, ConnT]):
         with limit.ending(session.kill):
             row = await session.fetch_row(sql)
         if node.endpoint.has_left(session.address):
-            raise ConnectionError("what was asked is where the host's name leads no more")
+            raise ConnectionError(
+                "the server that was asked is not where the host's name leads any more"
+            )
         return row
 
     async def _session_on(self, node: Node[PoolT, ConnT], limit: StallTimer) -> Session:

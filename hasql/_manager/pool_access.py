@@ -224,7 +224,7 @@ def _with_pool(pool: PoolT, nodes: Iterable[Node[PoolT, ConnT]]) -> Node[PoolT, 
     for node in nodes:
         if node.pool is not None and node.pool.pool is pool:
             return node
-    msg = f"{type(pool).__name__} is not a pool of this pool manager, or no longer"
+    msg = f"{type(pool).__name__} is not, or is no longer, a pool of this pool manager"
     raise UnknownConnectionError(msg)
 
 

@@ -31,8 +31,8 @@ def wanted_by(session: SessionDefaults, lease: Lease[Any, Any]) -> LeaseSettings
     if session.enforce_read_only:
         if lease.request is MASTER or lease.fixed_node is not None:
             raise ConfigurationError(
-                "enforce_read_only is about what acquire_replica lends: for a transaction that "
-                "does not write on a master, begin it READ ONLY"
+                "enforce_read_only applies only to what acquire_replica lends; on a master, "
+                "begin a transaction that must not write as READ ONLY"
             )
         wanted = replace(wanted, enforce_read_only=True)
     return replace(wanted, overrides=session.parameters())

@@ -90,8 +90,8 @@ class BaseBalancerPolicy(ABC):
         """Serve a manager. Raises ConfigurationError if the policy serves one already."""
         if self._in_use:
             raise ConfigurationError(
-                f"this {type(self).__name__} serves another pool manager; make one for each, or "
-                "give the class"
+                f"this {type(self).__name__} already serves another pool manager; make one for "
+                "each manager, or give the class"
             )
         self._in_use, self.chance = True, chance
 

@@ -93,7 +93,7 @@ class Dsn:
         require_str(text)
         if UNUSABLE.search(text):
             raise ConfigurationError(
-                "the DSN holds a NUL or a lone surrogate, which no server takes"
+                "the DSN contains a NUL or a lone surrogate, which no server accepts"
             )
         driver = None
         if url := _URL.fullmatch(text.strip()):
@@ -101,7 +101,7 @@ class Dsn:
             driver = url["driver"] and url["driver"].lower()
         elif _SCHEME.match(text.lstrip()):
             raise ConfigurationError(
-                "the scheme of the DSN is none of PostgreSQL's; begin it with postgresql://"
+                "the scheme of the DSN is not one of PostgreSQL's; begin it with postgresql://"
             )
         else:
             options, authority = _read_keywords(text), ""

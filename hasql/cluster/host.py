@@ -72,7 +72,7 @@ def parse_host(text: str, default_port: int = DEFAULT_PORT) -> HostSpec:
     """
     require_str(text)
     if UNUSABLE.search(text):
-        raise ConfigurationError("the host holds a NUL or a lone surrogate")
+        raise ConfigurationError("the host contains a NUL or a lone surrogate")
     if directory := _DIRECTORY_PORT.fullmatch(text.strip()):
         name, port = _read_name(directory["name"], "the host"), directory["port"]
         return HostSpec(name, read_port(port, "the port of the host"))
@@ -115,7 +115,7 @@ def decode(text: str, where: str) -> str:
     decoded = unquote(text, errors="surrogateescape")
     if UNUSABLE.search(decoded):
         raise ConfigurationError(
-            f"{where} is not UTF-8 once its percent-encoding is undone, or holds a NUL"
+            f"{where} is not UTF-8 once its percent-encoding is decoded, or contains a NUL"
         )
     return decoded
 

@@ -39,17 +39,17 @@ class HostSource:
         """
         asked, hosts = f"discovery={self.kind}", [host.host for host in self.names]
         if any(host.startswith("/") for host in hosts):
-            raise ConfigurationError(f"{asked} takes names, and the DSN has a Unix socket")
+            raise ConfigurationError(f"{asked} takes names, but the DSN has a Unix socket")
         if self.kind == "patroni":
             return
         if len(hosts) != 1:
             raise ConfigurationError(
-                f"{asked} takes one name, and the DSN has {len(hosts)}; to list the hosts drop "
+                f"{asked} takes one name, but the DSN has {len(hosts)}; to list the hosts, drop "
                 f"{asked}"
             )
         if is_address(hosts[0]):
             raise ConfigurationError(
-                f"{asked} takes a name, and the DSN has an address; drop {asked}"
+                f"{asked} takes a name, but the DSN has an address; drop {asked}"
             )
         if self.kind == "srv" and any(ports):
             raise ConfigurationError(
@@ -73,7 +73,7 @@ def read_source(options: dict[str, str], *, srv: bool) -> HostSource | None:
     )
     if asked != "static" and asked not in _KINDS:
         known = ", ".join(sorted({"static", *_KINDS}))
-        raise ConfigurationError(f"discovery in the DSN is none of {known}")
+        raise ConfigurationError(f"discovery in the DSN must be one of {known}")
     if srv and asked != "srv":
         raise ConfigurationError(
             "the DSN begins with postgresql+srv:// and asks for something else with discovery=; "
@@ -81,7 +81,7 @@ def read_source(options: dict[str, str], *, srv: bool) -> HostSource | None:
         )
     if params and asked != "patroni":
         raise ConfigurationError(
-            f"{params[0][0]} in the DSN is for discovery=patroni; add that, or drop it"
+            f"{params[0][0]} in the DSN applies only to discovery=patroni; add that, or drop this"
         )
     for keyword, value in params:
         if keyword == "patroni_port":

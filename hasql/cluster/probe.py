@@ -200,7 +200,7 @@ _WAL_COLUMNS: Final = ("WAL file", "WAL position", "time of the last replayed co
 _HISTORY_COLUMNS: Final = (
     "flushed position",
     "end of the recovery",
-    "past as a standby",
+    "history as a standby",
     "followed timeline",
 )
 _COLUMNS: Final = MappingProxyType(
@@ -261,7 +261,7 @@ def _reading_of(said: Callable[[str], Any]) -> Reading:
         timeline=said("WAL file"),
         flushed=said("flushed position"),
         recovered_to=said("end of the recovery"),
-        was_standby=said("past as a standby"),
+        was_standby=said("history as a standby"),
         last_replayed=replayed_at,
     )
 
@@ -323,7 +323,7 @@ _READERS: Final = MappingProxyType[str, Callable[[str], Any]](
         "time of the last replayed commit": _microseconds,
         "flushed position": _position,
         "end of the recovery": _position,
-        "past as a standby": _flag,
+        "history as a standby": _flag,
         "followed timeline": int,
     }
 )

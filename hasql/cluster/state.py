@@ -31,7 +31,7 @@ class Exclusion(Enum):
     SPLIT = "split: another master writes the same timeline"
     FOREIGN = "belongs to another cluster: its system identifier differs"
     ALIAS = "is the same server as a host named before it"
-    LEAVING = "leaves: its source of hosts names it no more"
+    LEAVING = "is leaving: its source of hosts no longer names it"
 
 
 @dataclass(frozen=True, slots=True)

@@ -48,9 +48,9 @@ ORDER BY 2 DESC, 1"""
             raise TypeError(f"instance_pattern must be a str, not {instance_pattern!r}")
         if not _PATTERN.fullmatch(instance_pattern):
             raise ConfigurationError(
-                f"instance_pattern={instance_pattern!r} must be the name of a host with one ? in "
-                "its first label, where the name of the instance stands, such as "
-                "'?.xyz.eu-west-1.rds.amazonaws.com'; another port is for port="
+                f"instance_pattern={instance_pattern!r} must be a host name with one ? in its "
+                "first label, in place of the instance's name, such as "
+                "'?.xyz.eu-west-1.rds.amazonaws.com'; give another port as port="
             )
         self._pattern = instance_pattern
         self._port = Discovered(HostSpec(instance_pattern.replace("?", "x"), port)).host.port
@@ -58,7 +58,7 @@ ORDER BY 2 DESC, 1"""
     def _read(self, row: Mapping[str, Any]) -> Discovered:
         name = row["server_id"]
         if not isinstance(name, str) or not _INSTANCE.fullmatch(name):
-            raise ValueError(f"{name!r} is no name of an instance")
+            raise ValueError(f"{name!r} is not the name of an instance")
         return Discovered(HostSpec(self._pattern.replace("?", name), self._port), label=name)
 
     def __str__(self) -> str:

@@ -83,5 +83,5 @@ def checked_name(name: str) -> str:
     if is_address(host.host):
         raise ConfigurationError(f"{name!r} is an address; give a name, or use StaticDiscovery")
     if host.port or host.address or host.host.startswith("/"):
-        raise ConfigurationError(f"{name!r} must be a name alone")
+        raise ConfigurationError(f"{name!r} must be a name alone, without a port or an address")
     return host.host.rstrip(".")

@@ -56,7 +56,7 @@ class HttpEndpoint:
             parts = urlsplit(url.strip())
             host = parse_host(parts.netloc.rpartition("@")[2], _DEFAULT_PORTS[parts.scheme])
         if parts is None or host is None or host.host.startswith("/") or host.address:
-            raise ConfigurationError(f"{what} is no URL such as http://db1:8008")
+            raise ConfigurationError(f"{what} is not a URL such as http://db1:8008")
         if parts.path.strip("/") or parts.query or parts.fragment:
             raise ConfigurationError(f"{what} must end after the port: http://db1:8008")
         user, colon, password = parts.netloc.rpartition("@")[0].partition(":")
@@ -171,10 +171,13 @@ class HttpClient:
 async def _read(response: "httpcore2.Response") -> HttpAnswer:
     if 300 <= response.status < 400:  # noqa: PLR2004  # HTTP's own
         raise HttpFailureError(
-            f"it redirects ({response.status}), which is refused: name what it leads to"
+            f"it redirects ({response.status}), which hasql does not follow: give the URL that it "
+            "leads to"
         )
     if response.status in _UNAUTHORIZED:
-        raise HttpFailureError(f"it refuses us ({response.status}): mend auth or certificate")
+        raise HttpFailureError(
+            f"it refused the request ({response.status}): check auth or certificate"
+        )
     if response.status != 200:  # noqa: PLR2004  # HTTP's own
         raise HttpFailureError(f"it answered with status {response.status}")
     body = bytearray()
@@ -219,7 +222,7 @@ def _tls(ca: str | None, certificate: str | tuple[str, str] | None) -> ssl.SSLCo
 
 
 def _no_password() -> str:
-    raise PermissionError("its key has a password; give one without")
+    raise PermissionError("its key has a password; give a key without one")
 
 
 def _innermost(error: BaseException) -> str:

@@ -79,7 +79,9 @@ class PatroniDiscovery(Discovery):
         if any(seed.tls for seed in self._seeds):
             self._client.read_certificates()
         elif self._has_files:
-            raise ConfigurationError("ca and certificate are for https, and no URL begins with it")
+            raise ConfigurationError(
+                "ca and certificate apply only to https, and no URL begins with https"
+            )
         #: Where to ask the members that the last answer named.
         self._found: tuple[HttpEndpoint, ...] = ()
         self._last: HttpEndpoint | None = None
@@ -158,13 +160,13 @@ class PatroniDiscovery(Discovery):
             self._last, self._scope = endpoint, cluster.scope or self._scope
             self._found = tuple(self._trusted(cluster.api_urls))
             return cluster
-        raise ConnectionError(f"Patroni has given no answer: {'; '.join(failures)}")
+        raise ConnectionError(f"Patroni gave no answer: {'; '.join(failures)}")
 
     async def _ask_one(self, endpoint: HttpEndpoint) -> PatroniCluster:
         answer = await self._client.get(endpoint, "/cluster")
         cluster = PatroniCluster.read(answer.body, answer.date)
         if cluster.scope is not None and self._scope not in {None, cluster.scope}:
-            raise ValueError(f"it is of cluster {cluster.scope!r}, not of {self._scope!r}")
+            raise ValueError(f"it belongs to cluster {cluster.scope!r}, not to {self._scope!r}")
         return cluster
 
     def _trusted(self, api_urls: Iterable[str]) -> Iterator[HttpEndpoint]:
@@ -189,7 +191,9 @@ def _read_seeds(urls: Sequence[str], auth: tuple[str, str] | None) -> tuple[Http
     if auth is not None:
         pair = not isinstance(auth, str) and len(auth) == 2  # noqa: PLR2004  # as said
         if not pair or not all(isinstance(part, str) for part in auth) or ":" in auth[0]:
-            raise ConfigurationError("auth must be (user, password), and a user holds no colon")
+            raise ConfigurationError(
+                "auth must be (user, password), and the user must not contain a colon"
+            )
         common = basic_auth(*auth)
         seeds = [replace(seed, authorization=seed.authorization or common) for seed in seeds]
     for number, seed in enumerate(seeds, 1):
@@ -205,7 +209,7 @@ def _read_auth(file: str) -> tuple[str, str]:
     try:
         user, colon, password = Path(file).read_text(encoding="utf-8").strip("\r\n").partition(":")
     except (OSError, UnicodeDecodeError) as error:
-        what = error.strerror if isinstance(error, OSError) else "it is no text"
+        what = error.strerror if isinstance(error, OSError) else "it is not text"
         raise ConfigurationError(f"patroni_auth_file={file!r} cannot be read: {what}") from None
     if not colon or "\n" in password:
         raise ConfigurationError(f"patroni_auth_file={file!r} must hold one line: user:password")

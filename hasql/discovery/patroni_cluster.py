@@ -42,7 +42,7 @@ class PatroniCluster:
         try:
             content = json.loads(body)
         except (ValueError, RecursionError):
-            raise ValueError("its answer is no JSON") from None
+            raise ValueError("its answer is not JSON") from None
         members = content.get("members") if isinstance(content, dict) else None
         if not isinstance(members, list):
             raise ValueError("its answer is not that of Patroni's /cluster")  # noqa: TRY004  # data
@@ -79,7 +79,7 @@ def _read_host(member: object) -> Discovered | None:
     tags = tags if isinstance(tags, dict) else {}
     # A socket, or a name with an address in brackets: Patroni never names either.
     if str(host).startswith("/") or "[" in str(host):
-        raise ValueError(f"member {member['name']!r} has no usable address: {host!r} is none")
+        raise ValueError(f"member {member['name']!r} has no usable address: {host!r} is not one")
     try:
         return Discovered(
             HostSpec(host, DEFAULT_PORT if port is None else port),

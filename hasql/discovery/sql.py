@@ -31,7 +31,7 @@ class SqlDiscovery(Discovery):
         while True:
             hosts = tuple([self._read(row) for row in await ask(self._query)])
             if not hosts:
-                raise ValueError("the query has found no host")
+                raise ValueError("the query found no host")
             yield hosts
             await self._polling.pause()
 

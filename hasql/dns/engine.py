@@ -146,7 +146,7 @@ def _refuse_openers(kwargs: dict[str, Any]) -> None:
     for name, remedy in _OPENERS.items():
         if given.get(name) is not None:
             raise ConfigurationError(
-                f"{name!r} opens connections by itself, so that no name could be followed: {remedy}"
+                f"{name!r} opens connections itself, so hasql could not follow the name: {remedy}"
             )
 
 

@@ -116,5 +116,5 @@ def addresses_of(host: str, outcome: Known | Unknown) -> Known:
 
 def resolution_error(host: str, reasons: tuple[str, ...]) -> NameResolutionError:
     """Make the error that says what each source said."""
-    told = "; ".join(dict.fromkeys(reasons)) or "nobody was asked yet"
+    told = "; ".join(dict.fromkeys(reasons)) or "no nameserver has been asked yet"
     return NameResolutionError(f"{host!r} cannot be resolved: {told}")

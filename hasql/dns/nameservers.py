@@ -62,12 +62,12 @@ def _parse(name: str, given: object) -> Nameserver:
         version = ip_address(host).version
     except ValueError:
         msg = (
-            f"{name}: {given!r} is no address; a nameserver is written as '10.0.0.2', "
+            f"{name}: {given!r} is not an address; a nameserver is written as '10.0.0.2', "
             "'10.0.0.2:5353', '[::1]' or '[::1]:5353'"
         )
         raise ConfigurationError(msg) from None
     if bracketed != (version == _IPV6) or not closing or (rest and rest[0] != ":"):
-        msg = f"{name}: an IPv6 address stands in brackets, '[::1]' or '[::1]:5353': {given!r}"
+        msg = f"{name}: an IPv6 address must be in brackets, '[::1]' or '[::1]:5353': {given!r}"
         raise ConfigurationError(msg)
     return Nameserver(host, _port(name, given, rest[1:]) if rest else DEFAULT_PORT)
 

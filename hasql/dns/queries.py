@@ -44,7 +44,7 @@ class ResolvConf:
             name = dns.name.from_text(host, origin=None)
             whole = name if name.is_absolute() else name.concatenate(dns.name.root)
         except (dns.exception.DNSException, UnicodeError) as error:
-            msg = f"it is no name that DNS can have: {error}"
+            msg = f"it is not a name that DNS can have: {error}"
             raise QueryError(msg) from error
         if name.is_absolute():
             return (whole.to_text(),)

@@ -170,7 +170,7 @@ class SharedName:
             log.exception("%s could not be looked up", known.host, extra=_of("name_failed", known))
             with self._lock:
                 known.failures += 1
-                known.failed((f"an error of ours: {error!r}",), self.clock())
+                known.failed((f"an internal error: {error!r}",), self.clock())
         finally:
             with self._lock:
                 outcome = known.outcome(self.clock())

@@ -26,7 +26,7 @@ async def ask_system(host: str, timeout: float) -> tuple[str, ...]:
         except OSError as error:
             found = error
         except UnicodeError as error:
-            found = OSError(f"it is no name: {error}")
+            found = OSError(f"it is not a name: {error}")
         with suppress(RuntimeError):  # the loop is closed, so the answer is no longer needed
             loop.call_soon_threadsafe(answer, found)
 
@@ -37,7 +37,7 @@ async def ask_system(host: str, timeout: float) -> tuple[str, ...]:
         async with asyncio.timeout(timeout):
             found = await answered
     except TimeoutError as error:
-        msg = f"no answer in {timeout:g} s"
+        msg = f"no answer within {timeout:g} s"
         raise OSError(msg) from error
     if isinstance(found, OSError):
         raise found

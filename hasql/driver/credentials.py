@@ -60,7 +60,9 @@ class CredentialSource:
         if not asking.done():
             raise self._too_late()
         if asking.cancelled():
-            raise self._failed(asyncio.CancelledError("something that it waits for was cancelled"))
+            raise self._failed(
+                asyncio.CancelledError("something that it was waiting for was cancelled")
+            )
         if (error := asking.exception()) is not None:
             raise self._failed(error) from error
         return self._read(asking.result())

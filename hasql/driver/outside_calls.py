@@ -102,8 +102,8 @@ def check_may_wait() -> None:
     """Raise HasqlError in a thread that must not wait."""
     if getattr(_thread, "calls", None) is not None:
         raise HasqlError(
-            "what runs in hasql's own thread, as a source of hosts does, would wait for what that "
-            "thread is to do; have another thread wait"
+            "code that runs in hasql's own thread, such as a source of hosts, would wait for "
+            "work that this thread itself has to do; wait in another thread"
         )
 
 

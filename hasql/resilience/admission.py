@@ -39,5 +39,5 @@ class Admission:
         check_count("queue", self.queue, minimum=0)
         check_flag("adaptive", self.adaptive)
         if check_share("reserve", self.reserve) == 1:
-            msg = "reserve must be less than 1: else nothing but what is critical is ever let in"
+            msg = "reserve must be less than 1: otherwise only critical work would ever be let in"
             raise ConfigurationError(msg)

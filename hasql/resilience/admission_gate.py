@@ -171,13 +171,13 @@ class AdmissionGate:
         )
 
     def _state(self) -> str:
-        return f"{self.in_use} of {self.limit} {self._what} are out and {self.waiting} wait"
+        return f"{self.in_use} of {self.limit} {self._what} are out and {self.waiting} waiting"
 
     def _overloaded(self) -> OverloadedError:
         self.refusals += 1
         return OverloadedError(
-            f"overloaded: {self._state()}, as many as may (queue={self._queue_size}); try later, "
-            "do less at once, or raise limit or queue"
+            f"overloaded: {self._state()}, the most allowed (queue={self._queue_size}); try "
+            "later, do less at once, or raise limit or queue"
         )
 
     def _make_room_for(self, acquire: QueuedAcquire) -> None:

@@ -45,7 +45,7 @@ class AdmissionLayer(Layer):
         self._lock = new_guard()
         apart = admission.replica_limit
         self._gate = self._replicas = self._new_gate(
-            admission.limit, "leases" if apart is None else "leases but those of replicas"
+            admission.limit, "leases" if apart is None else "leases other than those of replicas"
         )
         if apart is not None:
             self._replicas = self._new_gate(apart, "leases of replicas")

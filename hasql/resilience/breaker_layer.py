@@ -106,7 +106,7 @@ class BreakerLayer(Layer):
 
     def _refusal(self, now: float) -> BreakerOpenError:
         if self._trial is not None:
-            until = "until the trial that is under way has gone well"
+            until = "until the trial under way succeeds"
         else:
             until = f"for {self._tries_at - now:.1f} s more, or until a master is seen"
         return BreakerOpenError(

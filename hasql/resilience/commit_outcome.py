@@ -98,7 +98,7 @@ SELECT pg_catalog.pg_current_xact_id_if_assigned()::text,
                 at=int(at or ""),
             )
         except ValueError:
-            msg = f"{host} has told of a transaction what cannot be read: {tuple(row)}"
+            msg = f"{host} gave an unreadable answer about a transaction: {tuple(row)}"
             raise UnreadableAnswerError(msg) from None
 
 
@@ -155,6 +155,6 @@ def _restored(of: type[CommitUnknownError], args: tuple[Any, ...]) -> CommitUnkn
 def _ask_nobody(seconds: float) -> NoReturn:
     del seconds
     raise HasqlError(
-        "this error was pickled, and the pool manager that could ask is the other process's; ask "
-        "there, or look for what the transaction has written"
+        "this error was pickled, and the pool manager that could ask belongs to the other "
+        "process; ask there, or look for what the transaction wrote"
     )

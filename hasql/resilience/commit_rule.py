@@ -62,7 +62,7 @@ def read_answer(host: HostSpec, row: Sequence[str | None], *, several: bool) -> 
     """Read the row. Raises UnreadableAnswerError if it is no answer to `question`."""
     *probed, status = row or ("",)
     if status is not None and status not in _STATUSES:
-        msg = f"{host} has said {status!r} of a transaction"
+        msg = f"{host} answered {status!r} when asked about a transaction"
         raise UnreadableAnswerError(msg)
     return StatusAnswer(host, status, read_row(ProbeForm.FULL, probed), several)
 

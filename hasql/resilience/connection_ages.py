@@ -107,8 +107,9 @@ def with_pool_limits(
             continue
         if kwargs.get(keyword, seconds) != seconds:
             msg = (
-                f"Lifecycle({name}={seconds!r}) and pool_factory_kwargs[{keyword!r}]="
-                f"{kwargs[keyword]!r} say two things of one: leave one of them out"
+                f"Lifecycle({name}={seconds!r}) and "
+                f"pool_factory_kwargs[{keyword!r}]={kwargs[keyword]!r} set the same thing to "
+                "different values: leave one of them out"
             )
             raise ConfigurationError(msg)
         if does_it:

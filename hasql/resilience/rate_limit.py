@@ -63,8 +63,8 @@ class RateLimit:
             raise ConfigurationError(msg)
         if self.strategy == TOKEN_BUCKET and self.storage != IN_MEMORY:
             msg = (
-                f"{TOKEN_BUCKET!r} is in memory alone; for a storage that processes share choose "
-                f"one of the strategies {', '.join(map(repr, _STRATEGIES[1:]))}"
+                f"{TOKEN_BUCKET!r} works only in memory; for a storage that processes share, "
+                f"choose one of the strategies {', '.join(map(repr, _STRATEGIES[1:]))}"
             )
             raise ConfigurationError(msg)
         if self.key is not None and (not callable(self.key) or iscoroutinefunction(self.key)):

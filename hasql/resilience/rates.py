@@ -36,7 +36,7 @@ class Rate:
         unit = found["unit"].lower() if found else ""
         if found is None or unit not in _SECONDS or not int(found["count"]):
             msg = (
-                f'rate must be a count of at least 1 in a time, such as "100/second", "10 per '
+                'rate must be a count of at least 1 per time, such as "100/second", "10 per '
                 f'minute" or "5/2 hours" (units: {", ".join(_SECONDS)}), not {text!r}'
             )
             raise ConfigurationError(msg)

@@ -109,9 +109,9 @@ class Runs(Generic[PoolT, ConnT]):
 def within_another() -> HasqlError:
     """Make the error for a run that is called within another run."""
     return HasqlError(
-        "this is called within a run of the same manager: it would be a transaction of its own, "
-        "which stays where the outer one is rolled back or done again; have the work use the "
-        "connection that it was given, or begin the other run once this has ended"
+        "this was called inside a run of the same manager: it would be a separate transaction, "
+        "which would stay even if the outer one is rolled back or tried again. Have the work use "
+        "the connection that it was given, or begin the other run after this one has ended"
     )
 
 

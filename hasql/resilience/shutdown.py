@@ -99,13 +99,13 @@ def shutdown_on_signals(
 def _check_place() -> None:
     if sys.platform == "win32":
         raise ConfigurationError(
-            "shutdown_on_signals needs the signals of Unix, and this is Windows: drain the pool "
+            "shutdown_on_signals needs Unix signals, which Windows does not have: drain the pool "
             "managers in a `finally`, where the program ends"
         )
     if threading.current_thread() is not threading.main_thread():
         raise ConfigurationError(
-            "shutdown_on_signals was called in another thread, and Python has signals handled by "
-            "the main thread alone: call it there, before other threads are started"
+            "shutdown_on_signals was called in another thread, and Python handles signals only "
+            "in the main thread: call it there, before other threads are started"
         )
 
 
@@ -116,8 +116,9 @@ def _loop_of(pools: Sequence[Drainable | AsyncDrainable]) -> asyncio.AbstractEve
         if not any(map(_is_async, pools)):
             return None
     raise WrongEventLoopError(
-        "shutdown_on_signals was given an async pool manager, which is drained in its event loop, "
-        "and none runs here: call it in the coroutine that asyncio.run() runs"
+        "shutdown_on_signals was given an async pool manager, which is drained in its event "
+        "loop, but no event loop is running here: call it in the coroutine that asyncio.run() "
+        "runs"
     )
 
 
@@ -145,7 +146,7 @@ def _handlers_of(numbers: Sequence[int]) -> dict[int, _Handler | None]:
         if handler is None:
             raise ConfigurationError(
                 f"{name} has a handler that was not installed by Python, and cannot be called "
-                "later: take it away first, or leave this signal out of `signals`"
+                "later: remove it first, or leave this signal out of `signals`"
             )
         if handler in {signal.SIG_DFL, signal.default_int_handler}:
             found[number] = None
@@ -163,16 +164,16 @@ def _check_handler(name: str, handler: _Handler) -> None:
     module = getattr(inner, "__module__", None) or type(owner).__module__
     if module in {"asyncio.unix_events", "uvloop.loop"}:
         raise ConfigurationError(
-            f"{name} has a handler of the event loop's, which nobody else can call: install it "
-            "with signal.signal() instead of loop.add_signal_handler(). If it is a server's, leave "
-            "the signals to that, and drain where the server ends"
+            f"{name} has a handler that was added to the event loop, which nobody else can call: "
+            "install it with signal.signal() instead of loop.add_signal_handler(). If it belongs "
+            "to a server, leave the signals to the server, and drain where the server ends"
         )
     server = module.partition(".")[0]
     if server in _SERVERS:
         raise ConfigurationError(
-            f"{name} is handled by {server}, which has to stop accepting before anything is "
-            "drained: leave the signals to it, and drain at the end of the application's lifespan "
-            "or of the worker, as hasql.contrib does"
+            f"{name} is handled by {server}, which has to stop accepting requests before anything "
+            "is drained: leave the signals to it, and drain at the end of the application's "
+            "lifespan or of the worker, as hasql.contrib does"
         )
 
 

@@ -97,8 +97,8 @@ class TokenWaits:
         with self.lock:
             self.refusals += 1
         msg = (
-            f"the storage of the rate limit ({storage}) has answered others for {seconds:.3f} s, "
-            "until the deadline: try later, or do less at once"
+            f"the storage of the rate limit ({storage}) was busy answering others for "
+            f"{seconds:.3f} s, until the deadline: try later, or do less at once"
         )
         return RateLimitedError(msg, seconds)
 

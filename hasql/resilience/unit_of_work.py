@@ -36,19 +36,18 @@ _VIOLATIONS: Final = "23"
 
 
 _GIVEN_BACK: Final = (
-    "the work has given its connection back by itself, and what it had open is rolled back; leave "
-    "that to run"
+    "the work gave its own connection back, and what it had open is rolled back; let run() give "
+    "it back"
 )
 _MISTAKES: Final = MappingProxyType(
     {
         TransactionState.ENDED: (
-            "the work has ended its transaction by itself: what it has committed stays, and "
-            "nothing is tried again; leave the commit to run, and raise an exception to have it "
-            "rolled back"
+            "the work ended its own transaction: what it committed stays, and nothing is tried "
+            "again; let run() commit, and raise an exception to roll back"
         ),
         TransactionState.BUSY: (
-            "the work has returned while a statement still runs on its connection, and is rolled "
-            "back; wait for the end of each statement"
+            "the work returned while a statement was still running on its connection, and is "
+            "rolled back; wait for each statement to end"
         ),
     }
 )
@@ -224,7 +223,8 @@ class UnitOfWork:
         if (self._means.rules.sqlstate(error) or "").startswith(_VIOLATIONS):
             self._kind = ErrorKind.CONFLICT
             raise StaleReadError(
-                "a constraint is violated by what was computed from what a replica has shown"
+                "a constraint is violated by values that were computed from what was read on a "
+                "replica"
             ) from error
 
     # What comes next
@@ -330,6 +330,6 @@ class UnitOfWork:
 def _rolled_back() -> RolledBackError:
     """Make the error for work whose COMMIT was, or would be, answered with a rollback."""
     return RolledBackError(
-        "the server has rolled the work back: an error of one of its statements was caught, and "
-        "the work went on; let the error out, or put that statement into a savepoint"
+        "the server rolled the work back: one of its statements failed, and the work caught the "
+        "error and went on; let the error out, or put that statement into a savepoint"
     )

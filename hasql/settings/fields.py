@@ -66,7 +66,7 @@ def found_at(name: str, reference: object) -> Any:  # noqa: ANN401  # whatever i
         for part in path.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError) as error:
-        msg = f"{name}={reference!r} leads nowhere: {error}"
+        msg = f"{name}={reference!r} cannot be imported: {error}"
         raise ConfigurationError(msg) from error
     return found
 

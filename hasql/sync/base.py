@@ -300,8 +300,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
         own = [lease for lease in self._book.all() if lease.thread == threading.get_ident()]
         if not all(lease.released_by_call for lease in own):
             raise HasqlError(
-                "this thread is within a `with` block of a lease, and draining would wait for the "
-                "end of that: leave the block first, or have another thread drain"
+                "this thread is inside the `with` block of a lease, and draining would wait for "
+                "that block to end: leave the block first, or have another thread drain"
             )
         if own:
             log.warning(

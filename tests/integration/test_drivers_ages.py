@@ -146,7 +146,7 @@ def test_what_is_said_twice_must_be_said_alike(kit: Kit, pg_cluster: LocalCluste
     name, keyword = OWN[kit.name]
     alike: dict[str, Any] = {name: 20.0}
     kit.manager(pg_cluster.dsn, pool_factory_kwargs={keyword: 20.0}, lifecycle=Lifecycle(**alike))
-    with pytest.raises(ConfigurationError, match="say two things of one"):
+    with pytest.raises(ConfigurationError, match="set the same thing to different values"):
         kit.manager(
             pg_cluster.dsn, pool_factory_kwargs={keyword: 30.0}, lifecycle=Lifecycle(**alike)
         )

@@ -282,7 +282,7 @@ async def test_one_acquire_can_be_guarded_alone(
                 await kit.write(connection, table.insert(1))
         async with manager.acquire_replica() as connection:
             await kit.write(connection, table.insert(2))
-        with pytest.raises(ConfigurationError, match="begin it READ ONLY"):
+        with pytest.raises(ConfigurationError, match="must not write as READ ONLY"):
             _ = manager.acquire_master(session=GUARDED)
 
 

@@ -89,12 +89,12 @@ BAD: list[Any] = [
     pytest.param(says(b""), "does not speak HTTP as it should", id="closes"),
     pytest.param(says(b"220 smtp ready\r\n"), "does not speak HTTP as it should", id="smtp"),
     pytest.param(says(b"HTTP/1.1 200 OK\r\n" + b"a: b\r\n" * 50_000), "does not speak", id="heads"),
-    pytest.param(answers(b"<html>hello</html>"), "no JSON", id="html"),
-    pytest.param(answers(b'{"members": [{"na'), "no JSON", id="half JSON"),
+    pytest.param(answers(b"<html>hello</html>"), "not JSON", id="html"),
+    pytest.param(answers(b'{"members": [{"na'), "not JSON", id="half JSON"),
     pytest.param(answers({"members": []}), "names no member", id="empty"),
     pytest.param(answers({"state": "running"}), "not that of Patroni's /cluster", id="other"),
-    pytest.param(answers(CLUSTER, 401), "refuses us \\(401\\): mend auth", id="401"),
-    pytest.param(answers(CLUSTER, 403), "refuses us \\(403\\)", id="403"),
+    pytest.param(answers(CLUSTER, 401), "refused the request \\(401\\): check auth", id="401"),
+    pytest.param(answers(CLUSTER, 403), "refused the request \\(403\\)", id="403"),
     pytest.param(answers(CLUSTER, 404), "status 404", id="404"),
     pytest.param(answers(CLUSTER, 503), "status 503", id="503"),
 ]
@@ -131,7 +131,7 @@ async def test_a_redirect_is_refused_and_not_followed() -> None:
         for status in (301, 302, 303, 307, 308):
             async with HttpServer(answers(CLUSTER, status, to)) as server:
                 why = await failure_of(PatroniDiscovery([server.url]))
-                assert f"redirects ({status}), which is refused" in why
+                assert f"redirects ({status}), which hasql does not follow" in why
         assert not elsewhere.connections
 
 
@@ -154,10 +154,10 @@ async def test_what_another_cluster_says_is_not_taken() -> None:
             one.behaviour = answers(other)
             assert [found.host for found in await anext(watched)] == HOSTS
             two.behaviour = answers(other)
-            with pytest.raises(ConnectionError, match="of cluster 'theirs', not of 'ours'"):
+            with pytest.raises(ConnectionError, match="to cluster 'theirs', not to 'ours'"):
                 await anext(watched)
         # Nor later: a new watch still knows to which cluster the members belonged.
-        assert "not of 'ours'" in await failure_of(source)
+        assert "not to 'ours'" in await failure_of(source)
 
 
 async def test_it_is_asked_again_each_interval_and_members_come_and_go() -> None:
@@ -395,20 +395,20 @@ def test_a_password_is_not_sent_in_plain_text(options: dict[str, Any]) -> None:
     [
         ({"urls": []}, "urls must be a sequence"),
         ({"urls": "http://db1:8008"}, "urls must be a sequence"),
-        ({"urls": ["db1:8008"]}, "URL 1 of Patroni is no URL such as http://db1:8008"),
-        ({"urls": ["http://db1:8008", "ftp://s3cret"]}, "URL 2 of Patroni is no URL"),
-        ({"urls": ["http://s3cret:port"]}, "no URL"),
-        ({"urls": ["http://[s3cret"]}, "no URL"),
-        ({"urls": ["http://s3cret[::1]"]}, "no URL"),
-        ({"urls": ["http://"]}, "no URL"),
-        ({"urls": ["http:///s3cret"]}, "no URL"),
+        ({"urls": ["db1:8008"]}, "URL 1 of Patroni is not a URL such as http://db1:8008"),
+        ({"urls": ["http://db1:8008", "ftp://s3cret"]}, "URL 2 of Patroni is not a URL"),
+        ({"urls": ["http://s3cret:port"]}, "not a URL"),
+        ({"urls": ["http://[s3cret"]}, "not a URL"),
+        ({"urls": ["http://s3cret[::1]"]}, "not a URL"),
+        ({"urls": ["http://"]}, "not a URL"),
+        ({"urls": ["http:///s3cret"]}, "not a URL"),
         ({"urls": ["http://db1:8008/s3cret"]}, "must end after the port"),
         ({"urls": ["http://db1:8008?token=s3cret"]}, "must end after the port"),
         ({"urls": ["http://db1"], "interval": 0}, "interval must be more than 0 seconds"),
         ({"urls": ["http://db1"], "timeout": 0}, "timeout must be more than 0 seconds"),
         ({"urls": ["http://db1"], "timeout": nan}, "timeout must be more than 0 seconds"),
-        ({"urls": ["http://db1"], "ca": "ca.crt"}, "are for https"),
-        ({"urls": ["http://db1"], "certificate": "c"}, "are for https"),
+        ({"urls": ["http://db1"], "ca": "ca.crt"}, "apply only to https"),
+        ({"urls": ["http://db1"], "certificate": "c"}, "apply only to https"),
         ({"urls": ["https://db1"], "ca": "no/such"}, "ca='no/such' cannot be used: .*No such"),
         ({"urls": ["https://db1"], "ca": __file__}, "ca='.*' cannot be used"),
         ({"urls": ["https://db1"], "certificate": __file__}, "certificate='.*' cannot be used"),
@@ -483,8 +483,8 @@ def test_of_hosts_is_what_a_dsn_asks_for(tmp_path: Path) -> None:
     ("options", "why"),
     [
         ({"scheme": "ftp"}, "must be http or https"),
-        ({"port": 0}, "no URL"),
-        ({"ca": "ca.crt"}, "are for https"),
+        ({"port": 0}, "not a URL"),
+        ({"ca": "ca.crt"}, "apply only to https"),
         ({"scheme": "https", "auth_file": "/no/such"}, "cannot be read: No such file"),
         ({"scheme": "https", "auth_file": __file__}, "must hold one line: user:password"),
     ],

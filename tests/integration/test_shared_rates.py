@@ -202,7 +202,7 @@ async def test_who_is_answered_no_more_before_its_deadline_is_told_so(
             )
             refused = [str(error) for error in ended if isinstance(error, RateLimitedError)]
             assert refused
-            assert all("has answered others for" in each for each in refused)
+            assert all("was busy answering others for" in each for each in refused)
             assert storage.password not in refused[0]
             metrics = manager.metrics().rate_limit
             assert metrics is not None

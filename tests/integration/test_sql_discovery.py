@@ -181,5 +181,5 @@ async def test_a_lying_row_changes_nothing(kit: Kit, aurora: LocalCluster) -> No
         await manager.ready(1, 2)
         await until(lambda: manager.metrics().discovery.last_error is not None)
         error = manager.metrics().discovery.last_error or ""
-        assert "'evil.example' is no name of an instance" in error
+        assert "'evil.example' is not the name of an instance" in error
         assert hosts_of(manager) == set(map(spec, aurora.nodes))

@@ -134,8 +134,8 @@ async def test_a_full_queue_refuses_at_once_and_says_why() -> None:
             await manager.acquire(timeout=60)
         assert asyncio.get_running_loop().time() - began < 1.0
         assert str(raised.value) == (
-            "overloaded: 2 of 2 leases are out and 1 wait, as many as may (queue=1); try later, "
-            "do less at once, or raise limit or queue"
+            "overloaded: 2 of 2 leases are out and 1 waiting, the most allowed (queue=1); try "
+            "later, do less at once, or raise limit or queue"
         )
         assert isinstance(raised.value, NotAvailableError)
         metrics = manager.metrics().admission
@@ -189,7 +189,7 @@ async def test_replicas_may_be_counted_apart_by_what_is_asked_for() -> None:
     ) as manager:
         await manager.ready(1, 1)
         async with manager.acquire_master(), manager.acquire_replica(), manager.acquire_replica():
-            with pytest.raises(OverloadedError, match="1 of 1 leases but those of replicas"):
+            with pytest.raises(OverloadedError, match="1 of 1 leases other than those of replicas"):
                 await manager.acquire_master()
             with pytest.raises(OverloadedError, match="2 of 2 leases of replicas"):
                 await manager.acquire_replica()

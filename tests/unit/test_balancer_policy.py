@@ -661,7 +661,9 @@ async def test_an_instance_serves_one_manager_alone() -> None:
     servers = fake_cluster("a replica", "b replica")
     async with manager_of(servers, balancer_policy=policy) as manager:
         chance = policy.chance
-        with pytest.raises(ConfigurationError, match="this Preferring serves another pool manager"):
+        with pytest.raises(
+            ConfigurationError, match="this Preferring already serves another pool manager"
+        ):
             manager_of(servers, balancer_policy=policy)
         # The first manager's policy is unchanged.
         assert policy.chance is chance

@@ -249,7 +249,7 @@ def test_exactly_one_trial_goes_through_and_its_success_closes_it(bench: Bench) 
     assert bench.state == "half-open"
     trial = bench.lend()
     for _ in range(8):
-        with pytest.raises(BreakerOpenError, match="until the trial that is under way"):
+        with pytest.raises(BreakerOpenError, match="until the trial under way"):
             bench.enter()
     bench.end(trial)
     assert bench.state == "closed"
@@ -429,7 +429,9 @@ async def test_18_acquires_that_give_no_time_to_connect_do_not_open_it() -> None
         async with manager.acquire_master():  # takes the only open connection
             servers["a"].before_login = asyncio.Event().wait
             for _ in range(5):
-                with pytest.raises(NotAvailableError, match="not done by an acquire's deadline"):
+                with pytest.raises(
+                    NotAvailableError, match="did not finish by an acquire's deadline"
+                ):
                     await manager.acquire_master(timeout=0.01)
             assert state_of(manager) is BreakerState.CLOSED
             servers["a"].before_login = None

@@ -339,7 +339,9 @@ def test_a_mark_is_read_from_the_text_of_one_row() -> None:
 def test_a_mark_that_cannot_be_read_is_none(column: int, value: str | None) -> None:
     row = ["100", "5000", "4000", "000000030000000000000001", "7", "11", None, str(AT)]
     row[column] = value
-    with pytest.raises(UnreadableAnswerError, match="a:5432 has told of a transaction"):
+    with pytest.raises(
+        UnreadableAnswerError, match="a:5432 gave an unreadable answer about a transaction"
+    ):
         CommitMark.read(A, row)
 
 

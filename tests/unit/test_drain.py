@@ -533,4 +533,4 @@ shutdown_on_signals(Pool())
     done = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=False
     )
-    assert "this is Windows: drain the pool managers in a `finally`" in done.stderr
+    assert "which Windows does not have: drain the pool managers in a `finally`" in done.stderr

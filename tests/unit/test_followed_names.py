@@ -462,7 +462,7 @@ async def test_an_error_that_nobody_foresees_does_not_end_the_following(
 
 
 async def test_a_name_that_the_system_cannot_take_is_one_that_it_does_not_know() -> None:
-    with pytest.raises(OSError, match="no name"):
+    with pytest.raises(OSError, match="not a name"):
         await SystemNames().lookup_async("db..example.com")
 
 

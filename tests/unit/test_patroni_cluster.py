@@ -107,11 +107,11 @@ def test_a_leader_leads_whatever_its_tags_say_of_the_next_time() -> None:
 @pytest.mark.parametrize(
     ("said", "why"),
     [
-        (b"", "no JSON"),
-        (b"<html><body>It works!</body></html>", "no JSON"),
-        (json.dumps({"members": [A, B]}).encode()[:40], "no JSON"),
-        (b"\xff\xfe", "no JSON"),
-        (b"[" * 100_000, "no JSON"),
+        (b"", "not JSON"),
+        (b"<html><body>It works!</body></html>", "not JSON"),
+        (json.dumps({"members": [A, B]}).encode()[:40], "not JSON"),
+        (b"\xff\xfe", "not JSON"),
+        (b"[" * 100_000, "not JSON"),
         (b"[]", "not that of Patroni"),
         (b"null", "not that of Patroni"),
         (b'{"members": {}}', "not that of Patroni"),

@@ -103,7 +103,7 @@ def test_another_number_of_columns_is_no_answer(
         (7, "time of the last replayed commit", ["2024-01-01", "NaN", ""]),
         (8, "flushed position", ["5000", ""]),
         (9, "end of the recovery", ["5000", ""]),
-        (10, "past as a standby", ["true", "1", ""]),
+        (10, "history as a standby", ["true", "1", ""]),
         (11, "followed timeline", ["A", ""]),
     ],
 )

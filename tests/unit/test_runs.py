@@ -654,7 +654,7 @@ async def test_work_that_went_on_after_an_error_was_rolled_back(
 
 @pytest.mark.parametrize(
     ("state", "said"),
-    [(TransactionState.ENDED, "by itself"), (TransactionState.BUSY, "still runs")],
+    [(TransactionState.ENDED, "its own transaction"), (TransactionState.BUSY, "still running")],
 )
 async def test_work_that_leaves_no_transaction_to_commit_is_told_so(
     servers: dict[str, FakeServer], manager: FakeManager, state: TransactionState, said: str
@@ -673,7 +673,7 @@ async def test_work_that_gives_its_connection_back_is_told_so(manager: FakeManag
     async def work(connection: FakeConnection) -> None:
         await manager.release(connection)
 
-    with pytest.raises(HasqlError, match="given its connection back"):
+    with pytest.raises(HasqlError, match="gave its own connection back"):
         await manager.run(work, retry=POLICY)
     assert await manager.run(Work()) == "done"
 
@@ -684,7 +684,7 @@ async def test_a_run_within_a_run_of_the_same_manager_in_the_same_task_is_refuse
     async def nested(_: FakeConnection) -> str:
         return await manager.run(Work())
 
-    with pytest.raises(HasqlError, match="within a run"):
+    with pytest.raises(HasqlError, match="inside a run"):
         await manager.run(nested)
 
     async def beside(_: FakeConnection) -> str:
@@ -701,7 +701,7 @@ async def test_a_run_within_a_run_of_the_same_manager_in_the_same_task_is_refuse
 
 def test_a_run_within_a_run_of_the_same_thread_is_refused() -> None:
     with thread_manager() as (manager, _):
-        with pytest.raises(HasqlError, match="within a run"):
+        with pytest.raises(HasqlError, match="inside a run"):
             manager.run(lambda _: manager.run(Work().in_thread))
 
         def beside(_: object) -> str:

@@ -67,7 +67,7 @@ async def test_an_instance_of_rds_stands_where_it_says_itself() -> None:
 )
 async def test_no_answer_leads_out_of_the_pattern(server_id: object) -> None:
     good = {"server_id": "a", "writer": True}
-    with pytest.raises(ValueError, match="is no name of an instance"):
+    with pytest.raises(ValueError, match="is not the name of an instance"):
         await answer_of(AuroraDiscovery(PATTERN), good, {"server_id": server_id})
 
 
@@ -119,7 +119,7 @@ async def test_refreshing_asks_again_but_not_within_a_second() -> None:
         ("?", 5432, "must be .* with one \\? in its first label"),
         ("?.", 5432, "must be .* with one \\? in its first label"),
         ("", 5432, "must be .* with one \\? in its first label"),
-        ("?.rds.amazonaws.com:5432", 5432, "another port is for port="),
+        ("?.rds.amazonaws.com:5432", 5432, "give another port as port="),
         ("?.rds.amazonaws.com,b", 5432, "must be"),
         ("/?.rds.amazonaws.com", 5432, "must be"),
         (PATTERN, 0, "cannot be a host"),
