@@ -95,7 +95,7 @@ class ReturnRules(Generic[PoolT, ConnT]):
         except Exception:
             # A failure to learn something must not keep the connection from being given back.
             log.exception(
-                "%s: no telling what the end of a lease says of it",
+                "%s: could not judge what the end of a lease says about the host",
                 node.host,
                 extra=about("judgement_failed", host=node.host),
             )

@@ -40,7 +40,7 @@ class Closing(Generic[PoolT, ConnT]):
         if out:
             told = ", ".join(map(_told, out))
             log.info(
-                "draining: %s may end within %g s: %s",
+                "draining: giving %s %g s to end: %s",
                 counted(len(out), "lease"),
                 seconds,
                 told,
@@ -110,7 +110,7 @@ def _say_how_many(broken: tuple[LeaseInfo, ...]) -> None:
 def _say_what_was_broken(broken: tuple[LeaseInfo, ...]) -> None:
     told = ", ".join(map(_told, broken))
     log.warning(
-        "drained: %s not given back in time, and broken: %s",
+        "drained: %s not given back in time and so broken: %s",
         counted(len(broken), "lease"),
         told,
         extra=about("leases_left"),

@@ -116,7 +116,7 @@ class CommitFinder(Generic[PoolT, ConnT]):
                 self._session.close()
             self.on_question_ended()
         log.info(
-            "the commit of transaction %d on %s (timeline %d), whose answer was lost, is %s",
+            "the outcome of transaction %d on %s (timeline %d), whose COMMIT got no answer: %s",
             mark.xid, mark.host, mark.timeline, outcome.value,
             extra=about("commit_found_out", host=mark.host),
         )  # fmt: skip
@@ -134,7 +134,12 @@ class CommitFinder(Generic[PoolT, ConnT]):
             except Exception as error:  # noqa: BLE001  # whatever it is, the next try may succeed
                 extra = about("commit_not_found_out", host=node.host)
                 told = self._hide(repr(error))
-                log.debug("%s: no word on a commit: %s", node.host, told, extra=extra)
+                log.debug(
+                    "%s: could not ask about the outcome of a commit: %s",
+                    node.host,
+                    told,
+                    extra=extra,
+                )
                 if judge_error(self._driver, error) is Failure.STATEMENT:
                     refusals += 1
                 outcome = None if refusals < _REFUSALS else Outcome.UNKNOWN

@@ -134,7 +134,7 @@ class Discovering:
             self._notifier.tell(DiscoveryFailed(self.name, self._failure))
         else:
             extra = about("discovery_failed")
-            log.debug("%s goes on failing: %s", self.name, self._failure, extra=extra)
+            log.debug("%s is still failing: %s", self.name, self._failure, extra=extra)
 
     # While no master is known
 

@@ -44,7 +44,7 @@ def log_event(event: Event, hide: Callable[[str], str]) -> None:
                 extra=about("breaker_opened"),
             )
         case BreakerClosed():
-            log.info("the breaker is closed: a master serves", extra=about("breaker_closed"))
+            log.info("the breaker is closed: a master is serving", extra=about("breaker_closed"))
         case _:
             _log_host(event, hide)
 
@@ -83,7 +83,9 @@ def _log_lease(event: LeaseOverdue | LeaseDropped) -> None:
         rest += f":\n{lease.stack}"
     if isinstance(event, LeaseOverdue):
         extra = _about_lease("lease_overdue", lease)
-        log.warning("%s: a lease of a %s is out for %s s%s", host, role, since, rest, extra=extra)
+        log.warning(
+            "%s: a lease of a %s has been out for %s s%s", host, role, since, rest, extra=extra
+        )
     else:
         extra = _about_lease("lease_dropped", lease)
         log.warning(

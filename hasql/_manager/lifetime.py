@@ -129,7 +129,7 @@ class Lifetime(Generic[PoolT, ConnT]):
 
     def _retire(self, node: Node[PoolT, ConnT]) -> None:
         """Stop probing a host that has left; it may come back at once, as another node."""
-        log_soon(log.info, "%s is no host any more", node.host, "host_gone")
+        log_soon(log.info, "%s is no longer a host", node.host, "host_gone")
         tasks = self._routing.monitors.stop(node.host) + self._routing.openings.cancel(node)
         if self._routing.names is not None:
             tasks += self._routing.names.stop(node.host)

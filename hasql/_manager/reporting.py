@@ -53,7 +53,7 @@ class Reporting:
             for node in self._nodes():
                 node.peak = node.in_flight
             log.info(
-                "pools: %s; %d acquires, %d of them waited, %d wait now",
+                "pools: %s; %d acquires, %d of them waited, %d waiting now",
                 "; ".join(map(_told, metrics.nodes)) or "none",
                 acquires,
                 waits,
@@ -105,8 +105,8 @@ def sizing_advice(node: Node[Any, Any], *, waited: bool) -> str | None:
     peak, sizes = node.peak, node.sizes
     if peak >= sizes.maximum and waited:
         return (
-            f"all {sizes.maximum} were in use at once while acquires waited: a larger max_size, or "
-            "shorter leases, would spare that"
+            f"all {sizes.maximum} were in use at once while acquires waited: a larger max_size, "
+            "or shorter leases, would avoid that"
         )
     if not peak:
         return None  # it may not serve at all

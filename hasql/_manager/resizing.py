@@ -171,7 +171,7 @@ class Resizing(Generic[PoolT, ConnT]):
             await node.pool.keep(node.sizes)
         except Exception as error:  # noqa: BLE001  # an acquire will open them, and meet the error
             told, extra = self._hide(repr(error)), about("refill_failed", host=node.host)
-            log.debug("%s: its pool is not filled: %s", node.host, told, extra=extra)
+            log.debug("%s: its pool could not be filled: %s", node.host, told, extra=extra)
 
     def tasks(self) -> list[asyncio.Task[None]]:
         """Return the tasks under way."""

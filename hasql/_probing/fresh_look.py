@@ -147,7 +147,7 @@ class FreshLooks:
         if error := look.exception():
             # The host's pool meets whatever keeps the host from taking new connections, too.
             told, extra = self._hide(repr(error)), about("fresh_look_failed", host=self._host)
-            log.debug("%s: a fresh look has failed: %s", self._host, told, extra=extra)
+            log.debug("%s: a probe on a fresh connection failed: %s", self._host, told, extra=extra)
             return None
         found = look.result()
         self.diverged = self.diverged + 1 if found is not None else 0

@@ -156,7 +156,7 @@ class Monitors:
                         return  # it was closed before the manager, which is being collected
                     # A defect of hasql must not leave a host without a monitor.
                     log.exception(
-                        "%s: its monitor has failed and begins anew",
+                        "%s: its monitor failed and is starting again",
                         host,
                         extra=about("monitor_failed", host=host),
                     )

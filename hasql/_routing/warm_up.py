@@ -62,7 +62,7 @@ class WarmUps(Generic[PoolT, ConnT]):
                 await self._pending.run(pool.warm_up())
         except Exception as error:  # noqa: BLE001  # acquires will see whether it works
             told, extra = self._hide(repr(error)), about("warm_up_failed", host=node.host)
-            log.debug("%s: no connection to begin with: %s", node.host, told, extra=extra)
+            log.debug("%s: could not open a first connection: %s", node.host, told, extra=extra)
         finally:
             self._router.vacate(node)
 

@@ -201,7 +201,7 @@ class SharedName:
         if isinstance(result, FoundRecords):
             if failures:
                 log.info(
-                    "%s is answered again; failures before: %d",
+                    "DNS answers for %s again; failures before that: %d",
                     known.host,
                     failures,
                     extra=_of("name_recovered", known),
@@ -221,7 +221,7 @@ class SharedName:
             return
         if not known.from_system:
             log.warning(
-                "%s has its addresses from the system's resolver: %s",
+                "%s now has its addresses from the system's resolver: %s",
                 known.host,
                 _text(reasons),
                 extra=_of("name_from_system", known),
@@ -255,8 +255,8 @@ class SharedName:
 
 def _tell_of_failure(known: KnownName, result: NoRecords) -> None:
     log.warning(
-        "%s; what it was last, %s, serves on for %g s or until it is answered well: %s",
-        f"{known.host} is suddenly without records, which is suspicious"
+        "%s; its last addresses, %s, stay in use for %g s or until DNS answers: %s",
+        f"{known.host} suddenly has no records, which is suspicious"
         if result.empty
         else f"{known.host} cannot be looked up",
         ", ".join(known.addresses),

@@ -21,7 +21,7 @@ def judge_error(driver: Driver[Any, Any], error: BaseException) -> Failure:
         return driver.failure(error)
     except Exception:
         name, extra = type(error).__name__, about("judgement_failed")
-        log.exception("no telling what a %s says of the server", name, extra=extra)
+        log.exception("could not judge what a %s says about the server", name, extra=extra)
         return Failure.OTHER
 
 

@@ -120,7 +120,7 @@ class _RecordsOutside(logging.Filter):
 
 def _say_what_was_left_out(count: int) -> None:
     told, extra = counted(count, "message"), about("messages_left_out")
-    log.warning("%s left out: a log handler or a listener has taken its time", told, extra=extra)
+    log.warning("%s dropped: a log handler or a listener was too slow", told, extra=extra)
 
 
 log.addFilter(_RecordsOutside())  # after the filter of `diagnostics`

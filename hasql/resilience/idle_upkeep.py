@@ -169,7 +169,9 @@ class IdleUpkeep(Layer, Generic[PoolT, ConnT]):
                     await self._look_at(node)
                 except Exception as error:  # noqa: BLE001  # the next look tries again
                     told, extra = self._hide(repr(error)), about("upkeep_failed", host=node.host)
-                    log.debug("%s: no look at idle ones: %s", node.host, told, extra=extra)
+                    log.debug(
+                        "%s: could not check idle connections: %s", node.host, told, extra=extra
+                    )
             await asyncio.sleep(self._every)
 
     async def _look_at(self, node: Node[PoolT, ConnT]) -> None:

@@ -99,7 +99,8 @@ class Runs(Generic[PoolT, ConnT]):
         if unit.mark_was_refused and node is not None and not node.lacks_commit_marks:
             node.lacks_commit_marks = True
             log.warning(
-                "%s tells no ids of transactions, so that lost commits are not found out: %s",
+                "%s does not report transaction ids, so the outcome of a lost commit cannot be "
+                "found out: %s",
                 node.host,
                 self._means.hide(repr(error)),
                 extra=about("marks_refused", host=node.host),

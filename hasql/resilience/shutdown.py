@@ -141,7 +141,7 @@ def _handlers_of(numbers: Sequence[int]) -> dict[int, _Handler | None]:
             raise ConfigurationError(f"{name} cannot be caught by any program")
         handler: Any = signal.getsignal(number)
         if handler is signal.SIG_IGN:
-            log.info("%s is ignored, and stays so", name, extra=about("signal_ignored"))
+            log.info("%s is ignored and stays ignored", name, extra=about("signal_ignored"))
             continue
         if handler is None:
             raise ConfigurationError(
@@ -266,14 +266,14 @@ class _Shutdown:
         assert self._received is not None  # noqa: S101  # a signal has led here
         name = signal.Signals(self._received).name
         extra = about("draining")
-        log.info("%s: what is in use has %g s to end", name, self._timeout, extra=extra)
+        log.info("%s: leases in use have %g s to end", name, self._timeout, extra=extra)
         for pool in self._pools:
             if not _is_async(pool):
                 # Not a daemon, so that the interpreter waits for it if the main thread ends.
                 threading.Thread(target=self._drain, args=(pool,), name="hasql shutdown").start()
             elif not in_loop:
                 log.error(
-                    "%r is not drained: its event loop does not run any more",
+                    "%r is not drained: its event loop is no longer running",
                     pool,
                     extra=about("not_drained"),
                 )

@@ -305,8 +305,8 @@ class BaseSyncPoolManager(Facade[PoolT, ConnT, ThreadLease[PoolT, ConnT]]):
             )
         if own:
             log.warning(
-                "draining waits for %s that this very thread has taken with getconn(): what no "
-                "other thread gives back is broken in %g s",
+                "draining waits for %s that this same thread took with getconn(): any that no "
+                "other thread gives back will be broken in %g s",
                 counted(len(own), "connection"),
                 seconds,
                 extra=about("draining_waits_for_itself"),

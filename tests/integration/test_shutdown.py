@@ -159,7 +159,7 @@ async def told_to_end(
     ):
         await until_waiting(cluster.master, application, 3)
         told.tell(number)
-        await told.said("what is in use has 30 s to end")
+        await told.said("leases in use have 30 s to end")
         await let_go()
         return await told.end(), told.output
 
@@ -263,7 +263,7 @@ async def test_a_second_signal_ends_the_program_at_once(
     ):
         await until_waiting(pg_cluster.master, application, 3)
         running_program.tell(signal.SIGTERM)
-        await running_program.said("what is in use has 30 s to end")
+        await running_program.said("leases in use have 30 s to end")
         running_program.tell(second)
         began = time.monotonic()
         code = await running_program.end()
@@ -301,7 +301,7 @@ async def test_work_that_takes_longer_than_the_timeout_is_broken_and_reported(
     said = running_program.output
     assert time.monotonic() - began < 0.3 + 5
     assert code == 0, said
-    assert "drained: 3 leases not given back in time, and broken: 127.0.0.1:" in said, said
+    assert "drained: 3 leases not given back in time and so broken: 127.0.0.1:" in said, said
     assert said.count("(master) out for") == 6, said  # when the drain begins, and when it ends
     await end_sessions(pg_cluster.master, application)
     assert await rows(pg_cluster, table) == []

@@ -97,7 +97,7 @@ async def test_12_what_does_not_end_in_time_is_broken_and_told_of(
     assert LONG > first.since > second.since + 0.01 > 0.05
     (said,) = told(caplog)
     assert said == (
-        "drained: 2 leases not given back in time, and broken: "
+        "drained: 2 leases not given back in time and so broken: "
         f"a:5432 (master) out for {first.since:.1f} s, "
         f"b:5432 (replica) out for {second.since:.1f} s"
     )
@@ -287,7 +287,7 @@ def test_12_a_drain_breaks_what_threads_do_not_give_back_and_tells(
     assert [(lease.host.host, lease.role) for lease in report.broken] == [("a", Role.MASTER)]
     (said,) = told(caplog)
     assert said == (
-        "drained: 1 lease not given back in time, and broken: "
+        "drained: 1 lease not given back in time and so broken: "
         f"a:5432 (master) out for {report.broken[0].since:.1f} s"
     )
     assert manager.drain() is report
@@ -313,7 +313,7 @@ def test_12_a_drain_that_waits_for_its_own_thread_says_so(
 
     class Handler(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if "this very thread has taken with getconn()" in record.getMessage():
+            if "this same thread took with getconn()" in record.getMessage():
                 said.set()
 
     def give_back() -> None:

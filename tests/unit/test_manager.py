@@ -1080,7 +1080,7 @@ async def test_11_an_exception_that_cannot_be_judged_costs_no_place(
                     raise ServerError(sqlstate)
         assert manager.metrics().nodes[0].in_flight == 0
         assert (connection.closed, connection.resets) == (False, 3)
-    assert "no telling what a ServerError says" in caplog.text
+    assert "could not judge what a ServerError says" in caplog.text
 
 
 # Ownership

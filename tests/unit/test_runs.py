@@ -1041,7 +1041,7 @@ async def test_a_server_that_tells_no_ids_is_asked_once_and_that_is_told(
     assert await manager.run(work, retry=RetryPolicy(attempts=1)) == "done"
     assert await manager.run(work) == "done"
     assert (work.calls, len(asked)) == (3, 1)
-    (told,) = [x for x in caplog.records if "tells no ids" in x.getMessage()]
+    (told,) = [x for x in caplog.records if "does not report transaction ids" in x.getMessage()]
     assert told.levelno == logging.WARNING
     servers["a"].script["commit"] = lost
     with pytest.raises(CommitUnknownError):
