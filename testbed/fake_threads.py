@@ -130,7 +130,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.on_connected()
         if began != self.generation or self.closed:
             connection.lose()
-            raise ConnectionError("the host was given up while connecting to it")
+            raise ConnectionError("hasql gave up on the host while connecting to it")
         connection.on_closed = self.destinations.closed
         flag = connection.in_hot_standby
         self.destinations.opened(connection, flag, read_only=False, address=address)
@@ -202,7 +202,7 @@ class FakeThreadPool(ThreadPool["FakeThreadPool", ThreadConnection]):
         self.generation += 1
         for answer in tuple(self.connecting):
             if not answer.done():
-                answer.set_exception(ConnectionError("the host was given up while connecting"))
+                answer.set_exception(ConnectionError("hasql gave up on the host while connecting"))
 
     def idle(self) -> int:
         return len(self.free)

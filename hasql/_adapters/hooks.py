@@ -43,7 +43,7 @@ class RunningHooks:
             # the task was cancelled more often than that, the cancellation came from elsewhere.
             if connection in self._running or task.uncancel() > before:
                 raise
-            raise ConnectionError("the connection was given up while a hook ran") from None
+            raise ConnectionError("hasql gave up on the connection while a hook ran") from None
         finally:
             self._running.pop(connection, None)
 

@@ -250,4 +250,4 @@ class PoolConnects(Generic[_T]):
 
 
 def _given_up() -> ConnectionError:
-    return ConnectionError("the host was given up while connecting to it")
+    return ConnectionError("hasql gave up on the host while connecting to it")

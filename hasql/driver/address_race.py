@@ -42,7 +42,7 @@ class ThreadedConnect:
     def check(self) -> None:
         """Raise ConnectionError if it has been ended."""
         if self.ended:
-            raise ConnectionError("the host was given up while connecting to it")
+            raise ConnectionError("hasql gave up on the host while connecting to it")
 
 
 def connect_in_thread(

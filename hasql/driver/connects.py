@@ -45,7 +45,7 @@ class PendingConnects:
         finally:
             self._attempts.pop(attempt, None)
         # Raised outside of the handler: the error is kept, and would keep the handled one with it.
-        raise ConnectionError("the host was given up while connecting to it")
+        raise ConnectionError("hasql gave up on the host while connecting to it")
 
     def end(self) -> None:
         """End every connect that is under way."""

@@ -33,7 +33,7 @@ def of_pool(*create_pool: str, **more: Any) -> Arguments:
         "echo": True,
         "on_connect": hook,
     }
-    own = {"async": "aiopg says itself", "async_": "aiopg says itself"}
+    own = {"async": "aiopg itself decides", "async_": "aiopg itself decides"}
     refused = {**NOT_OF_LIBPQ, **DSN_ITSELF, **own}
     documented_by = (*create_pool, "aiopg.create_pool", "psycopg2.connect")
     return Arguments(taken | more, refused, documented_by)

@@ -126,7 +126,7 @@ async def test_the_minimum_is_kept(
     kit: Kit, manager: Manager, pg_cluster: LocalCluster, application: str
 ) -> None:
     if kit.min_keyword is None:
-        with pytest.raises(ConfigurationError, match="keeps no connections at least"):
+        with pytest.raises(ConfigurationError, match="has no minimum size"):
             _ = manager.resize(min_size=2)
         return
     await manager.resize(min_size=3, max_size=5)

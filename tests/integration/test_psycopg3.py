@@ -101,7 +101,7 @@ def test_sizes_are_those_of_the_pool(kwargs: dict[str, Any], sizes: PoolSizes) -
         ({"reconnect_timeout": 5}, "'reconnect_timeout' cannot be given: hasql itself connects"),
         ({"reconnect_failed": print}, "'reconnect_failed' cannot be given"),
         ({"close_returns": True}, "'close_returns' cannot be given"),
-        ({"kwargs": {"host": "elsewhere"}}, "'host' is for the DSN to say"),
+        ({"kwargs": {"host": "elsewhere"}}, "'host' must be given in the DSN"),
         ({"kwargs": {"aplication_name": "x"}}, 'invalid connection option "aplication_name"'),
     ],
 )

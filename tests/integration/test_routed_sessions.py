@@ -245,7 +245,7 @@ async def test_an_update_computed_from_the_past_is_not_lost(
     maker: async_sessionmaker[AsyncSession], pg_cluster: LocalCluster
 ) -> None:
     async with past(pg_cluster, SEVENTY):
-        with pytest.raises(StaleReadError, match=r"Account\(1\) .* other values of v:"):
+        with pytest.raises(StaleReadError, match=r"Account\(1\) .* different values for v:"):
             async with maker.begin() as session:
                 account = await session.get_one(Account, 1)
                 assert account.v == 100
@@ -1029,7 +1029,7 @@ async def test_what_is_fixed_is_refused(manager: PoolManager) -> None:
         ({"route": "auto", "twophase": True}, "drop 'twophase'"),
         ({"route": "auto", "bind": None}, "drop 'bind'"),
         ({"route": "auto", "sync_session_class": Decides}, "Decides has a get_bind of its own"),
-        ({"read_functions": ["lower"]}, 'read_functions are for route="auto"'),
+        ({"read_functions": ["lower"]}, 'read_functions apply only to route="auto"'),
         ({"route": "auto", "read_functions": [""]}, "a function's name is empty"),
     ):
         with pytest.raises(ConfigurationError, match=why):
@@ -1228,7 +1228,7 @@ async def closes(session: AsyncSession) -> None:
 async def test_work_that_ends_its_session_itself_is_told_so(
     manager: PoolManager, pg_cluster: LocalCluster, work: Any, route: Any
 ) -> None:
-    with pytest.raises(HasqlError, match="by itself"):
+    with pytest.raises(HasqlError, match="its own"):
         await async_sessionmaker(manager, route=route).run(work)
     assert await pg_cluster.master.sql(V) == "100"
     assert leased(manager) == []

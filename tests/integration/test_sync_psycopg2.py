@@ -309,7 +309,7 @@ def test_what_the_application_ends_costs_no_place(manager: PoolManager, way: str
         ({"pasword": "x"}, "did you mean 'password'"),
         ({"pool_size": -1}, "'pool_size'] must be an int, 0 or more, not -1"),
         ({"max_overflow": -2}, "'max_overflow'] must be an int, -1 or more, not -2"),
-        ({"timeout": 5}, "'timeout': an acquire waits by acquire_timeout"),
+        ({"timeout": 5}, "'timeout': an acquire waits for acquire_timeout"),
         ({"creator": object}, "'creator': hasql opens the connections"),
         ({"host": "db3"}, "'host': name the hosts in the DSN"),
         ({"dsn": "host=db3"}, "'dsn': the DSN is the pool manager's first argument"),

@@ -283,7 +283,7 @@ def test_a_hook_that_leaves_a_transaction_open_is_told_so(pg_cluster: LocalClust
 
     manager = PoolManager(pg_cluster.dsn, pool_factory_kwargs={"configure": configure})
     try:
-        with pytest.raises(Exception, match="configure function has left a transaction open"):
+        with pytest.raises(Exception, match="configure function left a transaction open"):
             manager.ready(1, 2, timeout=2)
     finally:
         manager.terminate()

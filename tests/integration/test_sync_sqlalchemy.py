@@ -118,8 +118,8 @@ def test_another_driver_is_refused_by_the_names_of_those_there_are(driver: str) 
     [
         ({"pool_sise": 5}, "did you mean 'pool_size'"),
         ({"pool_size": -1}, "'pool_size'] must be an int, 0 or more, not -1"),
-        ({"poolclass": object}, "'poolclass' is not for the application"),
-        ({"creator": object}, "'creator' is not for the application"),
+        ({"poolclass": object}, "'poolclass' cannot be given: hasql makes"),
+        ({"creator": object}, "'creator' cannot be given: hasql makes"),
         ({"pool_reset_on_return": "nonsense"}, "nonsense"),
         ({"connect_args": 5}, "connect_args must be a dict, not int"),
         ({"connect_args": {"host": "elsewhere"}}, "connect_args.* 'host'"),

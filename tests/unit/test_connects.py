@@ -14,7 +14,7 @@ async def test_what_is_under_way_is_ended() -> None:
     connecting = asyncio.ensure_future(connects.run(asyncio.sleep(10, "it"), discarded.append))
     await asyncio.sleep(0)
     connects.end()
-    with pytest.raises(ConnectionError, match="given up"):
+    with pytest.raises(ConnectionError, match="gave up"):
         await connecting
     assert discarded == []
 
@@ -26,7 +26,7 @@ async def test_what_has_connected_in_the_turn_of_the_end_is_discarded() -> None:
     await asyncio.sleep(0)
     login.set_result("it")
     connects.end()
-    with pytest.raises(ConnectionError, match="given up"):
+    with pytest.raises(ConnectionError, match="gave up"):
         await connecting
     assert discarded == ["it"]
 

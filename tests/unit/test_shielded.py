@@ -29,7 +29,7 @@ async def test_work_whose_connection_is_aborted_before_its_task_has_begun_is_can
 
     running = asyncio.create_task(operations.run(hook(), lambda _: None, "connection"))
     aborting = asyncio.create_task(abort_in_a_long_turn_of_the_loop())
-    with pytest.raises(ConnectionError, match="given up while an event ran"):
+    with pytest.raises(ConnectionError, match="gave up on the connection while an event"):
         await running
     await aborting
     del running

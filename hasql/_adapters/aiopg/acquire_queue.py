@@ -29,7 +29,7 @@ _UNNEEDED = 2.0
 
 
 def _given_up() -> ConnectionError:
-    return ConnectionError("the host was given up while connecting to it")
+    return ConnectionError("hasql gave up on the host while connecting to it")
 
 
 class AcquireQueue:

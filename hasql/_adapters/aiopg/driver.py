@@ -39,7 +39,7 @@ _OF_AIOPG = frozenset(signature(aiopg.create_pool).parameters) - {"dsn", "kwargs
 #: Arguments that say where to connect, or how psycopg2 works.
 _OURS = {
     **ROUTING,
-    **dict.fromkeys(("async", "async_"), "aiopg says itself how psycopg2 is to work"),
+    **dict.fromkeys(("async", "async_"), "aiopg itself decides how psycopg2 works"),
     "service": "name the service in the DSN",
 }
 

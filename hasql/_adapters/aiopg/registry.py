@@ -90,7 +90,9 @@ class ConnectionRegistry:
             raise lost_while_opened()
         if self._has_left(address_of(connection)):
             abort_connection(connection)
-            raise ConnectionError("the host's name has moved while the connection was being opened")
+            raise ConnectionError(
+                "the host's name moved to another address while the connection was being opened"
+            )
         del self._connecting[connection.raw]
         self._open[connection.raw] = connection
         self.destinations.opened(

@@ -67,7 +67,7 @@ def transport_of(connection: RawConnection) -> Any:
     for each in gc.get_referents(connection):
         if hasattr(each, "get_extra_info"):
             return each
-    raise LookupError("asyncpg has changed: a connection refers to no transport")
+    raise LookupError("asyncpg has changed: hasql finds no transport in a connection")
 
 
 def in_hot_standby(connection: Connection | RawConnection) -> bool | None:

@@ -56,7 +56,9 @@ class _RequestQueue:
                 unsent, self._requests = self._requests, unsent
         for _, sent in unsent:
             if sent.set_running_or_notify_cancel():
-                sent.set_exception(OperationalError("there is no thread to send a cancel request"))
+                sent.set_exception(
+                    OperationalError("no thread could be started to send a cancel request")
+                )
 
     def _send_all(self) -> None:
         while True:

@@ -76,7 +76,7 @@ class CancellableConnection(AsyncConnection[Any], HolderNotes):
                 # The worst case would be a commit: it would commit what the other task has done so
                 # far.
                 raise UnknownConnectionError(
-                    "this task has given the connection back, and it is lent to another task now"
+                    "this task gave the connection back, and it is now lent to another task"
                 )
             try:
                 wanted = next(gen)

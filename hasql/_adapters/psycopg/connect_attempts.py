@@ -74,7 +74,7 @@ class ConnectAttempts:
                 # The pool never cancels its workers. So either the event loop is ending, or a hook
                 # of the application's has raised this.
                 self._closed = cancellations() > 0
-                self._fail(ConnectionError("a hook of the application's was cancelled"))
+                self._fail(ConnectionError("a hook of the application was cancelled"))
             except Exception as error:  # noqa: BLE001  # the waiting tasks judge it
                 self._fail(error)
             else:
@@ -185,7 +185,7 @@ class ConnectAttempts:
         A wait may be for the user's check of an idle connection, which ending connects cannot end.
         """
         self._pending.end()
-        self.end_waits(ConnectionError("the host was given up while it was waited for"))
+        self.end_waits(ConnectionError("hasql gave up on the host while this acquire waited"))
 
     def give_up(self) -> None:
         """Do as `end` does; then connect only for waiting tasks, until the host answers."""

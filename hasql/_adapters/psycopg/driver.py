@@ -39,7 +39,9 @@ _OURS = {
 def _check_connect_kwargs(kwargs: object, connection_class: object) -> None:
     if not isinstance(kwargs, Mapping):
         return  # none, or a function that returns them
-    refuse_keywords(kwargs, _ROUTING, "pool_factory_kwargs['kwargs']: {!r} is for the DSN to say")
+    refuse_keywords(
+        kwargs, _ROUTING, "pool_factory_kwargs['kwargs']: {!r} must be given in the DSN"
+    )
     if connection_class is None:  # the user's own class may take what libpq does not know
         try:
             make_conninfo(**{name: v for name, v in kwargs.items() if name not in _OF_CONNECTIONS})

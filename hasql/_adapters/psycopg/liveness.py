@@ -37,7 +37,9 @@ class LivenessMixin:
     def check_idle(self, hook: str) -> None:
         """Raise ProgrammingError if the user's hook has left a transaction open."""
         if self.pgconn.transaction_status != TransactionStatus.IDLE:
-            raise ProgrammingError(f"the {hook} function has left a transaction open")
+            raise ProgrammingError(
+                f"the {hook} function left a transaction open; have it commit or roll back"
+            )
 
     @property
     def alive_at(self) -> float:

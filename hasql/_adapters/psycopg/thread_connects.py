@@ -242,7 +242,9 @@ class ThreadConnects:
             under_way = tuple(self._under_way)
         for connect in under_way:
             with self._idle.lock:
-                connect.give_up(ConnectionError("the host was given up while it was waited for"))
+                connect.give_up(
+                    ConnectionError("hasql gave up on the host while this acquire waited")
+                )
 
     def close(self) -> None:
         """End every connect, and allow no new ones."""

@@ -43,9 +43,9 @@ _OURS = {
     **ROUTING,
     **dict.fromkeys(("async", "async_"), "its connections are for threads"),
     "creator": "hasql opens the connections; what psycopg2.connect takes can be given as well",
-    "dialect": "hasql gives psycopg2's, where the pool needs it",
+    "dialect": "hasql itself gives the pool psycopg2's",
     "service": "name the service in the DSN",
-    "timeout": "an acquire waits by acquire_timeout, and by hasql's own",
+    "timeout": "an acquire waits for acquire_timeout, or for the timeout it is given",
 }
 
 

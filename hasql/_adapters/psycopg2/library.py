@@ -149,7 +149,7 @@ class Psycopg2Library(ThreadLibrary):
             # nothing else on this connection.
             raise psycopg2.ProgrammingError("a prepared transaction was left open")
         if status == _ACTIVE:  # another thread's statement, or a COPY that was not read to its end
-            raise psycopg2.ProgrammingError("a statement still runs")
+            raise psycopg2.ProgrammingError("a statement is still running")
         if status == _IDLE:
             return
         if raw.autocommit:  # psycopg2 then does not know of a transaction that SQL has begun

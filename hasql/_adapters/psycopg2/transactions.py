@@ -95,8 +95,8 @@ class _TransactionGuardMixin:
     def _refuse_in_unit(self, what: str) -> None:
         if self.in_unit:
             msg = (
-                f"{what}() is not for the work of a run, which commits when the work returns; "
-                "raise an exception to have it rolled back"
+                f"{what}() must not be called by the work of a run, which commits when the work "
+                "returns; raise an exception to roll it back"
             )
             raise psycopg2.ProgrammingError(msg)
 

@@ -48,8 +48,8 @@ def check_arguments(kwargs: Mapping[str, Any], dialect: type, *, create: str) ->
     """
     for name in sorted(_OURS & kwargs.keys()):
         raise ConfigurationError(
-            f"pool_factory_kwargs: {name!r} is not for the application: hasql makes one queue "
-            "pool for each host, and opens its connections with connect_args"
+            f"pool_factory_kwargs: {name!r} cannot be given: hasql makes one queue pool for each "
+            "host, and opens its connections with connect_args"
         )
     known = {*_OF_POOLS, *_parameters(dialect), *_parameters(Engine)} - _OURS
     check_keywords(kwargs, known, create)
@@ -66,7 +66,7 @@ def resized(kwargs: Mapping[str, Any], minimum: int | None, maximum: int | None)
     """Return a pool's arguments with new bounds; None keeps one. Raises ConfigurationError."""
     if minimum:
         raise ConfigurationError(
-            "min_size: a queue pool of SQLAlchemy's keeps no connections at least; give max_size"
+            "min_size: SQLAlchemy's queue pool has no minimum size; give max_size"
         )
     if maximum is None:
         return dict(kwargs)
@@ -79,7 +79,9 @@ def refuse_binds(kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that bind a session to something else. Raises ConfigurationError."""
     for name in ("bind", "binds"):
         if name in kwargs:
-            msg = f"a session of hasql's gets its connection from the pool manager: drop {name!r}"
+            msg = (
+                f"a session made by hasql gets its connection from the pool manager: drop {name!r}"
+            )
             raise ConfigurationError(msg)
 
 
@@ -87,7 +89,7 @@ def refuse_for_routing(kwargs: Mapping[str, Any]) -> None:
     """Refuse arguments that routed sessions cannot support. Raises ConfigurationError."""
     if kwargs.get("twophase"):
         raise ConfigurationError(
-            "a session that routes itself cannot commit in two phases: drop 'twophase', or take "
+            "a session that routes itself cannot commit in two phases: drop 'twophase', or use "
             'route="explicit"'
         )
 

@@ -84,7 +84,7 @@ class EnginePool(RawConnectionMixin, AsyncPool[AsyncEngine, AsyncConnection]):
         raw = raw_of(connection)
         if pool is not self._engine.pool or raw is None:
             await self._discard(connection)
-            raise ConnectionError("the host was given up while connecting to it")
+            raise ConnectionError("hasql gave up on the host while connecting to it")
         self._leases.add(connection, raw, pool)
         return connection
 

@@ -53,4 +53,4 @@ class PrePings:
         task = asyncio.current_task()
         if task is not None and task in self._ended:
             self._ended.discard(task)
-            raise ConnectionError("the host was given up while a connection to it was checked")
+            raise ConnectionError("hasql gave up on the host while checking a connection to it")

@@ -33,4 +33,6 @@ class RawConnectionMixin:
         """Roll SQLAlchemy's transaction back; see `AsyncPool.roll_back`."""
         await connection.rollback()
         if not self._library.is_clean(raw_of(connection)):
-            raise exc.InvalidRequestError("a transaction is open that SQLAlchemy knows nothing of")
+            raise exc.InvalidRequestError(
+                "a transaction is open that SQLAlchemy does not know about"
+            )

@@ -54,8 +54,8 @@ class RunTransaction(LeasedTransaction):
     def commit(self) -> None:
         if self.is_active:
             raise HasqlError(
-                "the work has committed its session by itself; leave the commit to run, and raise "
-                "an exception to have all rolled back"
+                "the work committed its own session; let run() commit, and raise an exception to "
+                "roll everything back"
             )
 
 

@@ -143,7 +143,7 @@ def _check_some(
         if row is None:
             raise _stale(state, "has no such row")
         if differing := [*_differing(state, zip(shown, row, strict=True), columns)]:
-            raise _stale(state, f"has other values of {', '.join(differing)}")
+            raise _stale(state, f"has different values for {', '.join(differing)}")
         forget(state)
 
 

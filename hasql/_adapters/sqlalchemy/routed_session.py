@@ -69,8 +69,8 @@ def routed(class_: Any) -> type[Any]:
     """
     if class_.get_bind is not Session.get_bind:
         raise ConfigurationError(
-            f"{class_.__name__} has a get_bind of its own, so its sessions cannot have hasql route "
-            'them: remove get_bind, or take route="explicit"'
+            f"{class_.__name__} has a get_bind of its own, so hasql cannot route its sessions: "
+            'remove get_bind, or use route="explicit"'
         )
     watch_loading(_reads_replica)
     watch_writing(_is_routed)

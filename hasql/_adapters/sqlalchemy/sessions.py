@@ -80,7 +80,9 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
             refuse_for_routing(kwargs)
             self._routed_class(kwargs)
         elif read_functions:
-            raise ConfigurationError('read_functions are for route="auto": drop them, or take that')
+            raise ConfigurationError(
+                'read_functions apply only to route="auto": drop them, or use route="auto"'
+            )
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._class.__name__} on {self._manager!r}>"
@@ -168,7 +170,7 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
         """Plan where the attempts of a run go, and how their sessions are made."""
         kwargs, manager = self._kwargs, self._manager
         if kwargs.get("twophase"):
-            raise ConfigurationError("run ends the transaction of its session: drop 'twophase'")
+            raise ConfigurationError("run() ends its session's transaction itself: drop 'twophase'")
         acquire = manager.acquire
         lease_master: Callable[[float], _LeaseT] = partial(acquire, False, None, None)  # noqa: FBT003  # as above
         levels = manager.pool_factory_kwargs, kwargs, {"isolation_level": isolation}

@@ -69,7 +69,9 @@ class ShieldedOperations:
         except asyncio.CancelledError:
             if task in self._ended:
                 give_up(task)
-                raise ConnectionError("the connection was given up while an event ran") from None
+                raise ConnectionError(
+                    "hasql gave up on the connection while an event listener ran"
+                ) from None
             # Give up in a new task, because that begins only after `task` has begun. If `task` were
             # cancelled before it begins, SQLAlchemy would stay in the middle of its work, and its
             # place in the pool would never be given back.

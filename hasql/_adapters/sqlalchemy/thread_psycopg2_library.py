@@ -49,8 +49,8 @@ class Psycopg2EngineLibrary(Psycopg2Library, EngineThreadLibrary):
         del on_lost
         raw.close()
         raise ConfigurationError(
-            "a listener to do_connect has connected by itself: over psycopg2 hasql cannot probe by "
-            "such a connection; have the listener change the arguments instead"
+            "a do_connect listener opened a connection itself: over psycopg2 hasql cannot probe "
+            "over such a connection; have the listener change the arguments instead"
         )
 
 

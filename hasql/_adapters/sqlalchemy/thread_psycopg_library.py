@@ -73,8 +73,8 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
     def adopt(self, raw: Any) -> Any:
         if not isinstance(raw, psycopg.Connection):
             raise ConfigurationError(
-                f"a listener to do_connect has returned {type(raw).__name__}; over psycopg it is "
-                "to return a psycopg.Connection, or to change the arguments instead"
+                f"a do_connect listener returned {type(raw).__name__}; over psycopg it must "
+                "return a psycopg.Connection, or change the arguments instead"
             )
         return _taken_over(raw)
 
@@ -113,7 +113,7 @@ class PsycopgThreadLibrary(EngineThreadLibrary):
 
     def roll_back(self, raw: Any) -> None:
         if self.is_busy(raw):
-            raise psycopg.ProgrammingError("a statement still runs")
+            raise psycopg.ProgrammingError("a statement is still running")
         raw.rollback()
 
     def count_rows(self, raw: Any, sql: str) -> int:
