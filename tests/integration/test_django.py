@@ -383,9 +383,9 @@ async def test_pairs_have_any_names_and_other_routers_their_say(project: DjangoP
 @pytest.mark.parametrize(
     ("replicas", "complaint"),
     [
-        ("replica", "is a dictionary of lists"),
-        ({"default": "replica"}, "is a dictionary of lists"),
-        ({"default": []}, "is a dictionary of lists"),
+        ("replica", "must be a dictionary of lists"),
+        ({"default": "replica"}, "must be a dictionary of lists"),
+        ({"default": []}, "must be a dictionary of lists"),
         ({"default": ["nowhere"]}, "DATABASES has no alias 'nowhere'"),
         ({"nowhere": ["replica"]}, "DATABASES has no alias 'nowhere'"),
         ({"default": ["default"]}, "names 'default' more than once"),
@@ -902,7 +902,7 @@ async def test_databases_are_made_by_a_direct_connection(project: DjangoProject)
         ({"OPTIONS": {"pool": True}}, r'OPTIONS\["pool"\] is for Django\'s own backend'),
         ({"OPTIONS": {"service": "main"}}, "name the hosts in HOST"),
         ({"OPTIONS": {"hasql": {"role": "primary"}}}, '"master" or "replica", not'),
-        ({"OPTIONS": {"hasql": ["replica"]}}, "is a dictionary of hasql's options"),
+        ({"OPTIONS": {"hasql": ["replica"]}}, "must be a dictionary of hasql's options"),
         ({"OPTIONS": {"hasql": {"refresh_deley": 1}}}, "refresh_deley"),
         ({"OPTIONS": {"hasql": {"acquire_timeout": -1}}}, "timeout"),
         ({"OPTIONS": {"isolation_level": "high"}}, "Invalid transaction isolation level"),

@@ -176,7 +176,7 @@ async def test_a_pin_ends(project: DjangoProject) -> None:
 async def test_a_time_to_pin_that_is_none_is_refused(seconds: object) -> None:
     with (
         override_settings(HASQL_PIN_SECONDS=seconds),
-        pytest.raises(ImproperlyConfigured, match="HASQL_PIN_SECONDS is a number of seconds"),
+        pytest.raises(ImproperlyConfigured, match="HASQL_PIN_SECONDS must be a number of seconds"),
     ):
         read_your_writes(lambda _: HttpResponse())
 

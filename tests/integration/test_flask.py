@@ -266,7 +266,7 @@ def test_an_unknown_cluster_opens_no_connection(flask: FlaskScene) -> None:
     """In that pool, looking up an unknown key opened a connection for it."""
     app, db = flask.app(), flask.db
     with app.app_context():
-        with pytest.raises(ValueError, match="no cluster 'report', but 'default'"):
+        with pytest.raises(ValueError, match="no cluster 'report', only 'default'"):
             db.connection(cluster="report")
         assert all(node.pool_used + node.pool_idle == 0 for node in db.stats()["default"].nodes)
 

@@ -59,7 +59,7 @@ def unserved(**settings: Any) -> Flask:
         ({"CLUSTERS": ["a"]}, "HASQL_CLUSTERS must be a dict .* not list"),
         ({"CLUSTERS": {"a": "dsn"}}, r"HASQL_CLUSTERS\['a'\] must be a dict .* not str"),
         ({"DRIVER": "psycopg"}, "did you mean 'psycopg3'"),
-        ({"DRIVER": "asyncpg"}, "one of 'psycopg3', .* serve threads; 'asyncpg' is none"),
+        ({"DRIVER": "asyncpg"}, "one of 'psycopg3', .* serve threads; 'asyncpg' is not one"),
         ({"DRIVER": hasql.psycopg3.PoolManager}, "takes the name of a driver for threads"),
         ({"TRANSACTIONS": "requests"}, "HASQL_TRANSACTIONS must be 'autocommit' or 'request'"),
         ({"OPTIONS": {"dsn": "x"}}, "HASQL_OPTIONS takes no 'dsn': HASQL_DSN is for that"),
@@ -124,9 +124,9 @@ def test_outside_of_an_app_context_the_remedy_is_named() -> None:
 def test_another_hasql_of_the_same_application_is_told_apart() -> None:
     app = unserved()
     db, other = Hasql[Any](app), Hasql[Any]()
-    with pytest.raises(ConfigurationError, match="already: call init_app once"):
+    with pytest.raises(ConfigurationError, match="already has this extension: call init_app once"):
         other.init_app(app)
-    with app.app_context(), pytest.raises(NoAppError, match="of the same object"):
+    with app.app_context(), pytest.raises(NoAppError, match="on this same object"):
         other.connection()
     with app.app_context():
         db.manager()
@@ -138,7 +138,7 @@ def test_an_unknown_cluster_is_named_with_those_there_are(name: Any) -> None:
     db: Hasql[Any] = Hasql(app)
     with app.app_context():
         for use in (db.connection, db.manager):
-            with pytest.raises(ConfigurationError, match=r"no cluster .*, but 'default'"):
+            with pytest.raises(ConfigurationError, match=r"no cluster .*, only 'default'"):
                 use(cluster=name)
 
 
@@ -565,7 +565,7 @@ def test_check_says_by_its_exit_code_whether_there_is_a_master(flask: FlaskScene
     assert short.exit_code == 1
     other = runner.invoke(args=["hasql", "check", "--cluster", "other"])
     assert other.exit_code == 2
-    assert "no cluster 'other', but 'default'" in other.output
+    assert "no cluster 'other', only 'default'" in other.output
 
 
 def test_check_fails_where_nobody_answers(app: Flask) -> None:

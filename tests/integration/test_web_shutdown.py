@@ -347,7 +347,7 @@ async def test_what_goes_on_behind_the_requests_commits_before_the_worker_ends(
 
 def _draining(output: str) -> int:
     """Count the connections that the workers wait for as they end."""
-    of_django = re.findall(r"draining: (\d+) connections? of Django's", output)
+    of_django = re.findall(r"draining: giving (\d+) connections? of Django", output)
     return output.count("(master) out for") + sum(map(int, of_django))
 
 

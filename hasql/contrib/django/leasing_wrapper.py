@@ -57,7 +57,7 @@ class LeasingWrapper(PsycopgWrapper):
         if self.settings_dict["OPTIONS"].get("pool"):
             raise ImproperlyConfigured(
                 f'DATABASES[{self.alias!r}]: OPTIONS["pool"] is for Django\'s own backend; with '
-                'this one sizes are in OPTIONS["hasql"]["pool_factory_kwargs"]'
+                'this one, set the sizes in OPTIONS["hasql"]["pool_factory_kwargs"]'
             )
         if self.settings_dict["OPTIONS"].get("service"):
             raise ImproperlyConfigured(

@@ -31,7 +31,8 @@ def _hasql_options(settings_dict: Mapping[str, Any]) -> Mapping[str, Any]:
     options = settings_dict["OPTIONS"].get("hasql") or {}
     if not isinstance(options, Mapping):
         raise ImproperlyConfigured(
-            'OPTIONS["hasql"] is a dictionary of hasql\'s options, as in {"acquire_timeout": 15}'
+            'OPTIONS["hasql"] must be a dictionary of hasql\'s options, as in '
+            '{"acquire_timeout": 15}'
         )
     return options
 
@@ -45,7 +46,7 @@ def role_of(settings_dict: Mapping[str, Any]) -> str:
     role = _hasql_options(settings_dict).get("role", "master")
     if role not in {"master", "replica"}:
         raise ImproperlyConfigured(
-            f'OPTIONS["hasql"]["role"] is "master" or "replica", not {role!r}'
+            f'OPTIONS["hasql"]["role"] must be "master" or "replica", not {role!r}'
         )
     return str(role)
 
@@ -104,7 +105,7 @@ def as_django_error(alias: str) -> Iterator[None]:
         yield
     except (ConfigurationError, TypeError) as error:
         raise ImproperlyConfigured(
-            f"DATABASES[{alias!r}] is no configuration for hasql: {error}"
+            f"DATABASES[{alias!r}] is not a valid configuration for hasql: {error}"
         ) from error
 
 

@@ -71,9 +71,11 @@ def read_your_writes(get_response: _Sync | _Async) -> _Sync | _Async:
 def _pin_seconds() -> float:
     seconds = getattr(settings, "HASQL_PIN_SECONDS", _DEFAULT_SECONDS)
     if isinstance(seconds, bool) or not isinstance(seconds, int | float):
-        raise ImproperlyConfigured(f"HASQL_PIN_SECONDS is a number of seconds, not {seconds!r}")
+        raise ImproperlyConfigured(
+            f"HASQL_PIN_SECONDS must be a number of seconds, not {seconds!r}"
+        )
     if not isfinite(seconds) or seconds < 0:
-        raise ImproperlyConfigured("HASQL_PIN_SECONDS is a number of seconds, zero or more")
+        raise ImproperlyConfigured("HASQL_PIN_SECONDS must be a number of seconds, zero or more")
     return seconds
 
 

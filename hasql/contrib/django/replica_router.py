@@ -96,16 +96,16 @@ def _read_replicas(given: object) -> dict[str, list[str]]:
         isinstance(aliases, list | tuple) and aliases for aliases in given.values()
     ):
         raise ImproperlyConfigured(
-            "HASQL_REPLICAS is a dictionary of lists, as in {'default': ['replica']}: the aliases "
-            "of the replicas of each master"
+            "HASQL_REPLICAS must be a dictionary of lists, as in {'default': ['replica']}: the "
+            "aliases of the replicas of each master"
         )
     pairs = {str(master): [str(each) for each in aliases] for master, aliases in given.items()}
     named = [*pairs, *(alias for aliases in pairs.values() for alias in aliases)]
     for alias in named:
         if alias not in connections:
             raise ImproperlyConfigured(
-                f"ReplicaRouter: DATABASES has no alias {alias!r}; add it, or name in "
-                "HASQL_REPLICAS the aliases that are there"
+                f"ReplicaRouter: DATABASES has no alias {alias!r}; add it, or name existing "
+                "aliases in HASQL_REPLICAS"
             )
         if named.count(alias) > 1:
             raise ImproperlyConfigured(f"HASQL_REPLICAS names {alias!r} more than once")

@@ -79,7 +79,7 @@ class SharedManager:
         deadline = monotonic() + _EXIT_TIMEOUT
         if busy := self._give_back_idle():
             log.info(
-                "draining: %s of Django's may end what they are in within %g s",
+                "draining: giving %s of Django %g s to end their transactions",
                 counted(busy, "connection"),
                 _EXIT_TIMEOUT,
                 extra=about("draining"),

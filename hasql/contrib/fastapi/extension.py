@@ -55,8 +55,8 @@ class Hasql(Generic[_ConnT]):
     def __init__(self, pool: BasePoolManager[Any, _ConnT], name: str = "default") -> None:
         if not isinstance(pool, BasePoolManager):
             raise ConfigurationError(
-                "hasql.contrib.fastapi needs an async PoolManager, as hasql.asyncpg and "
-                f"hasql.psycopg3 have; {type(pool).__module__}.{type(pool).__qualname__} is none"
+                "hasql.contrib.fastapi needs an async PoolManager, such as that of hasql.asyncpg "
+                f"or hasql.psycopg3; {type(pool).__module__}.{type(pool).__qualname__} is not one"
             )
         if not name:
             raise ConfigurationError("the name of a cluster must not be empty")
@@ -140,8 +140,8 @@ class Hasql(Generic[_ConnT]):
         other = installed.setdefault(self.name, self)
         if other is not self:
             raise ConfigurationError(
-                f"the application has a cluster {self.name!r} already: "
-                "Hasql(pool, name=...) takes another name"
+                f"the application already has a cluster {self.name!r}: give this one another name "
+                "with Hasql(pool, name=...)"
             )
         app.state.hasql = installed
         if is_first:
@@ -202,14 +202,16 @@ class Hasql(Generic[_ConnT]):
         leases = self._leases_of(connection)
         if leases is None:
             raise ConfigurationError(
-                "a WebSocket would hold its connection to the server as long as it lives: "
-                "Depends(db.access), and `async with access.master()` where one is used"
+                "a WebSocket would hold its connection to the server for as long as it lives: "
+                "use Depends(db.access), and `async with access.master()` where a connection is "
+                "needed"
             )
         endpoint = connection.scope.get("endpoint")
         if isasyncgenfunction(endpoint) or isgeneratorfunction(endpoint):
             raise ConfigurationError(
-                "an endpoint that yields runs while its response is sent, when its connection has "
-                "been given back: Depends(db.access), and `async with access.master()` in it"
+                "an endpoint that yields still runs while its response is sent, after its "
+                "connection was given back: use Depends(db.access), and `async with "
+                "access.master()` in it"
             )
         lease: RequestLease[_ConnT] = leases.of(read_only=read_only)
         return lease
@@ -218,14 +220,14 @@ class Hasql(Generic[_ConnT]):
         if not self._serves:
             raise ConfigurationError(
                 f"the pool manager {self.name!r} is not started by the application's lifespan: "
-                "FastAPI(lifespan=db.lifespan), or db.lifespan_with(yours); and some test clients "
-                "run a lifespan only when they are told to"
+                "use FastAPI(lifespan=db.lifespan), or db.lifespan_with(yours). Some test "
+                "clients run a lifespan only when they are told to"
             )
         try:
             return connection.scope[self._key]
         except KeyError:
             raise ConfigurationError(
-                f"{self.name!r} is not installed in the application: db.install(app)"
+                f"{self.name!r} is not installed in the application: call db.install(app)"
             ) from None
 
     def _pools_of(self, request: Request) -> dict[str, BasePoolManager[Any, Any]]:

@@ -77,7 +77,7 @@ class GiveBackMiddleware:
             if failure is not None and isinstance(error, Exception):
                 raise failure  # noqa: B904  # it came first
             if isinstance(error, NotAvailableError) and not begun:
-                log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
+                log.warning("answering a request with 503: %s", error, extra=about("answered_503"))
                 scope[ANSWERED] = True
                 headers = {"Retry-After": RETRY_AFTER}
                 raise HTTPException(503, headers=headers) from error
@@ -98,7 +98,7 @@ class GiveBackMiddleware:
         try:
             await self._app(scope, receive, watch)
         except NotAvailableError as error:
-            log.warning("a WebSocket is closed: %s", error, extra=about("websocket_closed"))
+            log.warning("closing a WebSocket: %s", error, extra=about("websocket_closed"))
             if not accepted and "websocket.http.response" in scope.get("extensions", {}):
                 headers = {"Retry-After": RETRY_AFTER}
                 raise HTTPException(503, headers=headers) from error

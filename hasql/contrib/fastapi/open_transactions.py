@@ -47,8 +47,8 @@ def refuse_commits(connection: Any) -> None:
 def open_transaction_error() -> ConfigurationError:
     """Make the error for a request whose transaction is still open when its response begins."""
     return ConfigurationError(
-        "a transaction that was begun in this request is still open as the response begins, when "
-        "its connection is given back: nothing of it would be committed. A dependency that commits "
-        "behind its yield, as `async with conn.transaction(): yield conn` does, needs "
-        'Depends(..., scope="function")'
+        "a transaction that was begun in this request is still open when the response begins, "
+        "which is when its connection is given back: none of it would be committed. A dependency "
+        "that commits after its yield, as `async with conn.transaction(): yield conn` does, "
+        'needs Depends(..., scope="function")'
     )

@@ -69,7 +69,7 @@ class _GivenBackConnection(AsyncConnection):
     async def commit(self) -> NoReturn:
         raise ResourceClosedError(
             "the connection was given back before the response began, and what had not been "
-            "committed by then was rolled back: a dependency that commits behind its yield needs "
+            "committed by then was rolled back: a dependency that commits after its yield needs "
             'Depends(..., scope="function")'
         )
 
@@ -92,6 +92,4 @@ def _checked(pool: BasePoolManager[Any, Any]) -> PoolManager:
     if isinstance(pool, PoolManager):
         return pool
     kind = f"{type(pool).__module__}.{type(pool).__qualname__}"
-    raise ConfigurationError(
-        f"sessions need a PoolManager of hasql.asyncsqlalchemy, and this is a {kind}"
-    )
+    raise ConfigurationError(f"sessions need a PoolManager of hasql.asyncsqlalchemy, not a {kind}")

@@ -88,5 +88,5 @@ class UnavailableMiddleware:
         try:
             await ExceptionMiddleware(fail, handlers)(scope, receive, send)
         except NotAvailableError:
-            log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
+            log.warning("answering a request with 503: %s", error, extra=about("answered_503"))
             await ExceptionMiddleware(fail_unhandled, handlers)(scope, receive, send)

@@ -119,7 +119,9 @@ class ContextLease:
     def _give_back_early(self) -> None:
         """Clean up when the application itself gives the connection back early."""
         if self._ending:
-            raise UnknownConnectionError("the end of its request gives this connection back")
+            raise UnknownConnectionError(
+                "the end of its request is already giving this connection back"
+            )
         self._clean_session()
 
     def _end(self, error: BaseException | None) -> None:
@@ -151,7 +153,7 @@ class ContextLease:
             # The pool manager itself logs the loss of a connection, with its host.
             log.log(
                 logging.DEBUG if self.lost else logging.WARNING,
-                "cluster %r: a connection was closed, as it could not be reset: %s",
+                "cluster %r: a connection was closed, because it could not be reset: %s",
                 self.cluster.settings.name,
                 self._manager.dsn.hide(repr(failed)),
                 extra=about("connection_closed"),
@@ -302,8 +304,8 @@ class AppClusters:
         except (KeyError, TypeError):
             known = ", ".join(map(repr, self.by_name))
             raise ConfigurationError(
-                f"the application has no cluster {name!r}, but {known}: HASQL_DSN names the hosts "
-                "of 'default', HASQL_CLUSTERS those of all others"
+                f"the application has no cluster {name!r}, only {known}: HASQL_DSN names the "
+                "hosts of 'default', HASQL_CLUSTERS those of all others"
             ) from None
 
     def close(self, timeout: float = 10.0) -> None:

@@ -71,9 +71,9 @@ class ContextLeases:
                     continue
                 del self._leases[key]
                 made = lease.session.lost_error(
-                    f"the connection of this request to cluster {key[0].settings.name!r} was lost; "
-                    "what the request has done in its session is gone with it. To go on with "
-                    "another one, take it from db.manager()"
+                    f"the connection of this request to cluster {key[0].settings.name!r} was "
+                    "lost; what the request has done in its session is gone with it. To go on "
+                    "with another connection, take one from db.manager()"
                 )
                 # If the application has caught the driver's error, raise that again; otherwise
                 # raise the one made here.

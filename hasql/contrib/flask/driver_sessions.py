@@ -135,8 +135,9 @@ class DriverSession(ABC):
             self.rollback()
             raise HasqlError(
                 "the request's transaction was rolled back, not committed: a statement in it had "
-                "failed, and the view went on. What may fail needs a transaction within it (a "
-                "savepoint): conn.transaction() with psycopg, conn.begin_nested() with SQLAlchemy"
+                "failed, and the view went on. Put a statement that may fail into a nested "
+                "transaction (a savepoint): conn.transaction() with psycopg, conn.begin_nested() "
+                "with SQLAlchemy"
             )
 
 
@@ -195,7 +196,10 @@ class _LibpqSession(DriverSession):
         if self._configure is not None:
             self._configure(self.connection)
             if self.in_transaction:
-                raise HasqlError("the pool's configure has left a transaction open")
+                raise HasqlError(
+                    "the pool's configure function left a transaction open; have it commit or "
+                    "roll back"
+                )
 
     def discard(self) -> None:
         self.connection.close()

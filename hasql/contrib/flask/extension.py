@@ -84,14 +84,14 @@ class Hasql(Generic[_ConnT]):
         """
         if not isinstance(app, Flask):
             msg = (
-                f"Hasql takes a Flask application, not {app!r}; its pool managers are made of the "
-                "settings HASQL_DSN, HASQL_DRIVER and HASQL_OPTIONS of app.config"
+                f"Hasql takes a Flask application, not {app!r}; its pool managers are made from "
+                "the settings HASQL_DSN, HASQL_DRIVER and HASQL_OPTIONS of app.config"
             )
             raise ConfigurationError(msg)
         if _EXTENSION in app.extensions:
             msg = (
-                f"{app!r} has this extension already: call init_app once for each application, and "
-                "name several clusters of one in HASQL_CLUSTERS"
+                f"{app!r} already has this extension: call init_app once for each application, "
+                "and name its other clusters in HASQL_CLUSTERS"
             )
             raise ConfigurationError(msg)
         settings = read_settings(app)
@@ -189,15 +189,16 @@ class Hasql(Generic[_ConnT]):
     def _clusters(self) -> AppClusters:
         if not has_app_context():
             raise NoAppError(
-                "there is no app context here, so no application whose connections could be meant: "
-                "`with app.app_context():` around it. A thread of your own needs one, too"
+                "there is no app context here, so hasql cannot tell which application's "
+                "connections to use: put `with app.app_context():` around this. A thread of your "
+                "own needs one, too"
             )
         registered = current_app.extensions.get(_EXTENSION)
         if not isinstance(registered, _Registered) or registered.extension is not self:
             name = current_app.name
             raise NoAppError(
-                f"this Hasql does not know the application {name!r}: call db.init_app(app) of the "
-                "same object when the application is made"
+                f"this Hasql does not know the application {name!r}: call db.init_app(app) on "
+                "this same object when the application is made"
             )
         return registered
 

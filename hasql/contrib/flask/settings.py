@@ -123,7 +123,7 @@ def _check_driver(where: str, driver: object) -> None:
         # serves threads has a name.
         msg = f"{where} takes the name of a driver for threads, {known}, not {driver!r}"
         raise ConfigurationError(msg)
-    msg = f"{where} must be one of {known}, which serve threads; {driver!r} is none of them"
+    msg = f"{where} must be one of {known}, which serve threads; {driver!r} is not one of them"
     close = get_close_matches(driver, _DRIVERS, 1)
     raise ConfigurationError(f"{msg}: did you mean {close[0]!r}?" if close else msg)
 

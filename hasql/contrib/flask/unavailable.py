@@ -121,11 +121,11 @@ class UnavailableAnswers:
         status = HTTPStatus.SERVICE_UNAVAILABLE
         headers = [("Retry-After", str(self._retry_after)), ("Content-Length", "0")]
         start(f"{status.value} {status.phrase}", headers, sys.exc_info())
-        log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
+        log.warning("answering a request with 503: %s", error, extra=about("answered_503"))
         return ()
 
     def _answer_to(self, error: NotAvailableError) -> ServiceUnavailable:
-        log.warning("a request is answered 503: %s", error, extra=about("answered_503"))
+        log.warning("answering a request with 503: %s", error, extra=about("answered_503"))
         unavailable = ServiceUnavailable(retry_after=self._retry_after)
         unavailable.__cause__ = error
         return unavailable
