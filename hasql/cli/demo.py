@@ -94,7 +94,7 @@ class Demo:
                 names = None
                 if plan.fault is Fault.DNS:
                     names = await stack.enter_async_context(HostNames(cluster.nodes))
-                    self._tell("the hosts have names, of which a nameserver of this demo tells")
+                    self._tell("the hosts have names, which a nameserver of this demo serves")
                 workload = await stack.enter_async_context(self._workload(cluster, names))
                 await workload.ready()
                 await workload.prepare()

@@ -37,7 +37,7 @@ class Fault(StrEnum):
     def description(self) -> str:
         """The fault in a few words."""
         return {
-            Fault.SWITCHOVER: "the master is stopped in order and a replica takes over",
+            Fault.SWITCHOVER: "the master is shut down cleanly and a replica takes over",
             Fault.CRASH: "the master is killed and a replica is promoted",
             Fault.FREEZE: "the master freezes, is replaced, and comes back",
             Fault.REPLICA: "a replica is killed and comes back",
@@ -105,7 +105,7 @@ async def play(fault: Fault, stage: Stage) -> None:
 
 async def _switch_over(stage: Stage) -> None:
     old = stage.master
-    await stage.inject(f"HA manager: {old.name}, the master, is stopped in order", lambda: None)
+    await stage.inject(f"HA manager: {old.name}, the master, is shut down cleanly", lambda: None)
     await old.stop("fast")
     await stage.promote_replica()
     await asyncio.sleep(0.5)

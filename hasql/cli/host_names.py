@@ -42,8 +42,8 @@ class HostNames:
         master = self._nodes[0]
         if await master.sql("SHOW listen_addresses") != master.host:
             raise ConfigurationError(
-                "--fault dns needs servers on this machine itself, and these are in a container:"
-                " pip install 'hasql[cli]' brings some"
+                "--fault dns needs servers that run on this machine itself, not in a container: "
+                "pip install 'hasql[cli]' brings some"
             )
         await master.sql(f"ALTER SYSTEM SET listen_addresses = '{master.host},{self.elsewhere}'")
         await master.restart()
@@ -83,6 +83,6 @@ def _check(address: str) -> None:
             probe.bind((address, 0))
         except OSError as error:
             raise ConfigurationError(
-                f"--fault dns moves a name to {address}, which this machine has not: {error}; "
-                f"on macOS `sudo ifconfig lo0 alias {address}` adds it"
+                f"--fault dns moves a name to {address}, which this machine does not have: "
+                f"{error}; on macOS `sudo ifconfig lo0 alias {address}` adds it"
             ) from error

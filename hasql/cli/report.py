@@ -285,9 +285,9 @@ def _problems(evidence: RunRecord, outage: Outage | None, rows: Rows) -> Iterabl
     if evidence.writable is not None and outage is None:
         yield "no write was acknowledged after the fault"
     if not any(row.at > evidence.struck for row in evidence.acknowledged):
-        yield "writing did not go on"
+        yield "writing did not resume"
     if not any(end > evidence.struck for _, end in evidence.reads):
-        yield "reading did not go on"
+        yield "reading did not resume"
     if evidence.whole is None:
         yield "the cluster was not whole again: one master and two replicas in routing"
     if evidence.hung:
@@ -298,7 +298,7 @@ def _problems_of_move(moved: MovedName | None) -> Iterable[str]:
     if moved is None:
         return
     if moved.new_after is None:
-        yield f"no write was made by the new address of {moved.name}"
+        yield f"no write was made through the new address of {moved.name}"
     if moved.old_for > moved.ttl + _LATE:
         yield f"the address that {moved.name} had left was used for {moved.old_for:.1f} s more"
 

@@ -85,7 +85,7 @@ def _outage_rows(report: Report) -> list[_Row]:
         (
             "  of it without a master",
             _milliseconds(outage.without_master),
-            "fault to the new master's own word that it accepts writes",
+            "from the fault until the new master says it accepts writes",
             "",
         ),
         (
@@ -162,5 +162,5 @@ def _verdict(report: Report) -> Text:
         return Text("Not as it should be: " + "; ".join(report.problems) + ".", "bold red")
     words = "Service came back, and no acknowledged row is missing"
     if report.rows.not_shipped:
-        words += " but those that the old master had not shipped"
+        words += " except those that the old master had not shipped"
     return Text(words + ".", "bold green")

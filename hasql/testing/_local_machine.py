@@ -138,7 +138,7 @@ class LocalMachine:
     def run(self, *command: str, stdin: str = "", timeout: float = 60.0) -> str:
         program = Path(command[0]).name
         if self._closed:
-            message = f"the cluster has been closed, {program} does not run any more"
+            message = f"the cluster has been closed; {program} no longer runs"
             raise ClusterError(message)
         try:
             done = subprocess.run(
@@ -178,7 +178,7 @@ class LocalMachine:
         # listed the servers to stop.
         with self._lock, contextlib.ExitStack() as stack:
             if self._closed:
-                message = "the cluster has been closed, its servers do not start any more"
+                message = "the cluster has been closed; its servers no longer start"
                 raise ClusterError(message)
             output = stack.enter_context(Path(log).open("ab"))
             process = LocalProcess(

@@ -36,7 +36,7 @@ def check_settings(settings: Mapping[str, str]) -> dict[str, str]:
     checked: dict[str, str] = {}
     for name, value in settings.items():
         if not re.fullmatch(r"[A-Za-z_][\w.]*", str(name), re.ASCII):
-            raise ConfigurationError(f"{name!r} is no name of a setting")
+            raise ConfigurationError(f"{name!r} is not the name of a setting")
         if name.lower() in _OURS:
             raise ConfigurationError(f"{name} is set by the cluster itself; leave it out")
         given: object = value

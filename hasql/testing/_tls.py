@@ -56,7 +56,7 @@ def _make() -> tuple[str, str]:
     except (OSError, subprocess.SubprocessError) as error:
         said = str(getattr(error, "stderr", "") or error).strip()
         raise ConfigurationError(
-            f"tls=True: openssl makes no certificate, it may be older than 1.1.1: {said}"
+            f"tls=True: openssl made no certificate; it may be older than 1.1.1: {said}"
         ) from error
     key, begin, certificate = done.stdout.partition(_BEGIN)
     return key, begin + certificate

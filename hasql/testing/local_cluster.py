@@ -87,7 +87,9 @@ class LocalCluster:
         if source not in {"auto", "wheel", "local", "docker"}:
             raise ConfigurationError(f"source={source!r}: give auto, wheel, local or docker")
         if synchronous and not replicas:
-            raise ConfigurationError("synchronous=True needs a replica: no commit would ever end")
+            raise ConfigurationError(
+                "synchronous=True needs a replica: without one, no commit would ever end"
+            )
         given: object = scram_iterations
         if not isinstance(given, int) or given < 1:
             raise ConfigurationError(f"scram_iterations={scram_iterations!r}: give 1 or more")

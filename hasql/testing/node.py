@@ -320,7 +320,7 @@ class LocalNode:
         if master._machine is not self._machine:  # noqa: SLF001 - of its own class
             raise ConfigurationError(f"{master.name} belongs to another cluster")
         if master._status().in_recovery:  # noqa: SLF001 - of its own class
-            raise ClusterError(f"{master.name} is no master; promote() makes it one")
+            raise ClusterError(f"{master.name} is not a master; promote() makes it one")
 
     def _streams_from(self, master: "LocalNode") -> bool:
         status = master._status()  # noqa: SLF001 - of its own class

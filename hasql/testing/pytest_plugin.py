@@ -39,7 +39,7 @@ class _SharedCluster:
     def __init__(self, version: str, source: str) -> None:
         if version and not version.isdecimal():
             raise pytest.UsageError(
-                f"--pg-version / hasql_pg_version: {version!r} is no major version, like 18"
+                f"--pg-version / hasql_pg_version: {version!r} is not a major version, like 18"
             )
         self._version = int(version) if version else None
         self._source = cast("Source", source or "auto")

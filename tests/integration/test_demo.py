@@ -140,7 +140,7 @@ def test_without_a_terminal_the_demo_prints_lines_and_a_table() -> None:
     assert re.search(r"^ +0\.\d\d s  starting a PostgreSQL cluster", done.stdout, re.MULTILINE)
     assert re.search(r"\d writes/s, \d+ reads/s", done.stdout)
     for words in (
-        "stopped in order",
+        "shut down cleanly",
         "time without writes",
         "of it without a master",
         "added by hasql",

@@ -720,7 +720,7 @@ async def test_healing_waits_for_a_master_that_starts_anew_after_a_crash_of_its_
         ({"source": "rpm"}, "wheel"),
         ({"synchronous": True, "replicas": 0}, "replica"),
         ({"settings": {"port": "5432"}}, "leave it out"),
-        ({"settings": {"work_mem; x": "1"}}, "no name"),
+        ({"settings": {"work_mem; x": "1"}}, "not the name"),
         ({"settings": {"work_mem": 1}}, "as text"),
         ({"settings": {"work_mem": "1\nport = 1"}}, "line break"),
     ],
@@ -755,7 +755,7 @@ async def test_operations_at_the_wrong_moment_say_what_helps(cluster: LocalClust
         await master.start()
     with pytest.raises(ConfigurationError, match="itself"):
         await master.rejoin(master)
-    with pytest.raises(ClusterError, match="no master"):
+    with pytest.raises(ClusterError, match="not a master"):
         await master.rejoin(replica)
     with pytest.raises(ClusterError, match="rejoin"):
         await master.follow(replica)

@@ -111,7 +111,7 @@ def test_the_writes_before_a_name_moved_say_nothing_of_it() -> None:
     ("late", "words"),
     [
         (Acknowledged(3, 1, 12.5, OLD), "db had left was used for 2.5 s more"),
-        (None, "no write was made by the new address of db"),
+        (None, "no write was made through the new address of db"),
     ],
 )
 def test_an_address_that_is_not_left_is_a_problem(late: Acknowledged | None, words: str) -> None:
@@ -160,8 +160,8 @@ def test_rows_that_were_written_but_not_acknowledged_count_for_nothing() -> None
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"acknowledged": WRITES[:2]}, "writing did not go on"),
-        ({"reads": ((9.0, 9.5),)}, "reading did not go on"),
+        ({"acknowledged": WRITES[:2]}, "writing did not resume"),
+        ({"reads": ((9.0, 9.5),)}, "reading did not resume"),
         ({"whole": None}, "not whole again"),
         ({"hung": 2}, "2 operations hung"),
         ({"acknowledged": ()}, "no write was acknowledged"),
