@@ -1029,7 +1029,7 @@ async def test_what_is_fixed_is_refused(manager: PoolManager) -> None:
         ({"route": "auto", "twophase": True}, "drop 'twophase'"),
         ({"route": "auto", "bind": None}, "drop 'bind'"),
         ({"route": "auto", "sync_session_class": Decides}, "Decides has a get_bind of its own"),
-        ({"read_functions": ["lower"]}, 'read_functions apply only to route="auto"'),
+        ({"read_functions": ["lower"]}, 'read_functions need route="auto"'),
         ({"route": "auto", "read_functions": [""]}, "a function's name is empty"),
     ):
         with pytest.raises(ConfigurationError, match=why):

@@ -80,9 +80,7 @@ class SessionMaker(Generic[_LeaseT, _BlockT]):
             refuse_for_routing(kwargs)
             self._routed_class(kwargs)
         elif read_functions:
-            raise ConfigurationError(
-                'read_functions apply only to route="auto": drop them, or use route="auto"'
-            )
+            raise ConfigurationError('read_functions need route="auto": use it, or drop them')
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._class.__name__} on {self._manager!r}>"
