@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import asyncpg
@@ -11,12 +12,29 @@ from testbed.kits.arguments import CHOOSES, DSN_ITSELF, IN_THE_DSN, OF_THE_LOOP,
 from testbed.kits.base import Ending, Kit, closed
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from testbed.kits.base import Hook
 
 
 async def terminated(pool: Any, connection: Any) -> None:
     del pool
     connection.terminate()
+
+
+@contextmanager
+def as_lost() -> Iterator[None]:
+    """Raise an InterfaceError where asyncpg stumbles over a connection that was terminated.
+
+    A statement takes two round trips if it is not prepared yet. If the connection is terminated
+    between them, asyncpg raises AttributeError, which `except` cannot tell from a mistake.
+    """
+    try:
+        yield
+    except AttributeError as error:
+        if error.name is None or error.obj is not None:  # asyncpg sets what it drops to None
+            raise
+        raise asyncpg.InterfaceError("terminated between two round trips") from error
 
 
 async def ask(connection: Any) -> None:
@@ -102,7 +120,8 @@ class AsyncpgKit(PoolOfAsyncpgKit):
         return {name: {name: hook} for name in ("init", "setup")}
 
     async def value(self, connection: Any, query: str) -> Any:
-        return await connection.fetchval(query)
+        with as_lost():
+            return await connection.fetchval(query)
 
     async def write(self, connection: Any, statement: str) -> None:
         await connection.execute(statement)

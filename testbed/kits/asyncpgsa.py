@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from asyncpgsa.connection import get_dialect
 from sqlalchemy import text
 
-from testbed.kits.asyncpg import PoolOfAsyncpgKit, of_pool
+from testbed.kits.asyncpg import PoolOfAsyncpgKit, as_lost, of_pool
 
 if TYPE_CHECKING:
     from testbed.kits.arguments import Arguments
@@ -25,7 +25,8 @@ class AsyncpgsaKit(PoolOfAsyncpgKit):
         return {"setup": {"setup": hook}}
 
     async def value(self, connection: Any, query: str) -> Any:
-        return await connection.fetchval(text(query))
+        with as_lost():
+            return await connection.fetchval(text(query))
 
     async def write(self, connection: Any, statement: str) -> None:
         await connection.execute(text(statement))

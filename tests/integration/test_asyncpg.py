@@ -26,6 +26,7 @@ from hasql.asyncpg import PoolManager
 from hasql.cluster.dsn import Dsn
 from hasql.driver import Failure
 from testbed.certificates import Authority
+from testbed.kits.asyncpg import AsyncpgKit
 from testbed.scene import endpoint_of, until
 from testbed.silent_tls import SilentTls
 from tests.middlemen import needs
@@ -523,14 +524,30 @@ async def test_4_a_connection_that_is_lost_while_a_hook_prepares_it_costs_anothe
         assert manager.metrics().retries == 1
 
 
-@pytest.mark.parametrize(("module", "code"), [("asyncpg.connection", ""), ("application", None)])
-def test_what_asyncpg_stumbles_over_is_told_from_a_mistake_of_the_application(
-    module: str, code: str | None
+class TerminatedWhenPrepared(asyncpg.Connection):
+    async def _get_statement(self, *args: Any, **kwargs: Any) -> Any:
+        statement = await super()._get_statement(*args, **kwargs)  # type: ignore[misc]  # not in stubs
+        self.terminate()
+        return statement
+
+
+async def test_what_is_terminated_between_two_round_trips_of_a_statement_is_lost(
+    pg_cluster: LocalCluster,
 ) -> None:
-    # asyncpg raises this if it is terminated between the two round trips of a statement.
+    kit, dsn = AsyncpgKit(), pg_cluster.master.dsn
+    connection = await asyncpg.connect(dsn, connection_class=TerminatedWhenPrepared)
+    with pytest.raises(kit.lost) as met:
+        await kit.value(connection, "SELECT 1")
+    stumble = met.value.__cause__
+    assert isinstance(stumble, AttributeError)
+    assert sqlstate_of(stumble) == ""
+    assert failure_of(stumble) is Failure.BROKEN
+
+
+def test_what_an_application_stumbles_over_in_the_same_way_is_its_mistake() -> None:
     with pytest.raises(AttributeError) as met:
-        exec("None.bind_execute", {"__name__": module})  # noqa: S102  # ours
-    assert sqlstate_of(met.value) == code
+        exec("None.bind_execute", {"__name__": "application"})  # noqa: S102  # ours
+    assert sqlstate_of(met.value) is None
 
 
 @pytest.mark.parametrize("run", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
