@@ -136,18 +136,19 @@ class ThreadConnects:
         self._run(connect, partial(self._find_connection, seconds=seconds))
 
     def _run(
-        self, connect: PoolConnect, work: Callable[[PoolConnect], ThreadConnection]
+        self, connect: PoolConnect, work: Callable[[PoolConnect], ThreadConnection | None]
     ) -> BaseException | None:
         """Put the connection of `work` into the pool, or tell the waiting thread the error.
 
-        Returns the error, too.
+        Returns the error, too. `work` returns None if no thread waits for a connection any more.
         """
         with self._lock:
             if connect not in self._under_way:
                 return None  # it was withdrawn
             connect.begun = True
         try:
-            self._put_in(work(connect), connect)
+            if (connection := work(connect)) is not None:
+                self._put_in(connection, connect)
         except BaseException as error:  # noqa: BLE001  # the waiting thread judges it
             failed = error.with_traceback(None)
             with self._idle.lock:
@@ -159,16 +160,21 @@ class ThreadConnects:
             with self._lock:
                 self._under_way.pop(connect, None)
 
-    def _find_connection(self, connect: PoolConnect, seconds: float) -> ThreadConnection:
+    def _find_connection(self, connect: PoolConnect, seconds: float) -> ThreadConnection | None:
         wait = _FIRST_WAIT
         while not self.pool.has_vacancy():
+            with self._idle.lock:
+                # While another thread's claim ends, a claim may fail although there is an idle
+                # connection. By now that has passed.
+                self._grant_claim()
+                if connect.waiter is None:
+                    connect.finish()
+                    return None
             # All connections are taken by threads that use the pool directly, or are just being
             # discarded.
             try:
                 found: ThreadConnection | None = self.pool.take(min(wait, seconds))
             except PoolTimeout:
-                if connect.waiter is None:
-                    raise
                 # A thread still waits (perhaps another one by now), and there may be a vacancy.
                 wait *= 2
             else:
