@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 __all__ = ("MissingConnectionReplacer", "MissingConnections")
 
 #: Seconds after which a connection that is neither in the pool nor in use counts as lost: far more
-#: than a thread needs to take one out of the pool.
-_LOST_AFTER = 0.1
+#: than a thread needs to take one out of the pool, even if it waits for a processor meanwhile.
+_LOST_AFTER = 1.0
 #: Seconds between two looks: another thread may just be taking a connection out.
 _LOOK = 0.005
 
