@@ -79,7 +79,7 @@ class Load(NamedTuple):
     def lightened(self) -> Load:
         """Return a load light enough for all drivers at once on one machine."""
         halved = self.writers // 2, (self.readers + 1) // 2, (self.places + 1) // 2
-        return Load(*halved, 10 * self.pause)
+        return Load(*halved, 25 * self.pause)
 
 
 class Application:

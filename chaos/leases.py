@@ -220,7 +220,7 @@ async def play_leases(
         await set_synchronous(node, "")
     async with AsyncExitStack() as stack:
         passage = await stack.enter_async_context(scene.passage(cluster))
-        loads = [LeaseLoad(kit, passage, 0.02 if short else 0.002) for kit in kits]
+        loads = [LeaseLoad(kit, passage, 0.05 if short else 0.002) for kit in kits]
         for load in loads:
             stack.push_async_callback(load.manager.terminate)
         await asyncio.gather(*(load.manager.ready(1, 1) for load in loads))
