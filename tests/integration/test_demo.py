@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REPOSITORY = Path(__file__).parents[2]
 COMMAND = [sys.executable, "-m", "hasql.cli"]
+#: Seconds. An idle machine needs a fraction of one; without hasql it would take to the demo's end.
+_SOON = 2.0
 ABSENT = """
 import sys
 
@@ -93,7 +95,7 @@ def test_writing_goes_on_after_the_master_was_killed() -> None:
     assert outage["without_master"] >= 0.5  # the HA manager's pause
     # A write under way at the kill may still be acknowledged some milliseconds after it began.
     assert outage["without_writes"] > outage["without_master"] - 0.1
-    assert 0 <= outage["added_by_hasql"] < 0.5
+    assert 0 <= outage["added_by_hasql"] < _SOON
     assert all(each["task"].startswith("writer") for each in report["failures"])
     assert [event["at"] for event in report["events"]] == sorted(
         event["at"] for event in report["events"]
@@ -102,21 +104,21 @@ def test_writing_goes_on_after_the_master_was_killed() -> None:
 
 def test_threads_go_on_writing_after_the_master_was_killed() -> None:
     report = demo_report("crash", 5, "sync")
-    assert 0 <= report["outage"]["added_by_hasql"] < 0.5
+    assert 0 <= report["outage"]["added_by_hasql"] < _SOON
     assert report["reads"] > 100
     assert all(each["task"].startswith("writer") for each in report["failures"])
 
 
 def test_a_frozen_master_is_replaced_and_acknowledges_nothing_when_it_thaws() -> None:
     report = demo_report("freeze", 7)
-    assert 0 <= report["outage"]["added_by_hasql"] < 0.5
+    assert 0 <= report["outage"]["added_by_hasql"] < _SOON
 
 
 def test_readers_go_on_when_a_replica_is_killed() -> None:
     report = demo_report("replica", 5)
     assert report["outage"] is None
     assert report["rows"]["not_shipped"] == 0
-    assert report["longest_pause_in_reads"] < 0.5
+    assert report["longest_pause_in_reads"] < 1.4, "the replica is down for 1.5 s"
     assert all(each["task"].startswith("reader") for each in report["failures"])
 
 
@@ -127,8 +129,8 @@ def test_nothing_fails_when_the_master_s_name_moves_and_the_nameserver_goes_away
     assert report["rows"]["not_shipped"] == 0
     moved = report["moved"]
     assert (moved["name"], moved["to"]) == ("node1.demo.test", "127.0.0.2")
-    assert moved["old_for"] < 1.1 + 0.5  # the TTL and a moment; the machine may be busy
-    assert moved["new_after"] < 2
+    assert moved["old_for"] < 1.1 + _SOON  # after the TTL
+    assert moved["new_after"] < 1.1 + _SOON
 
 
 def test_without_a_terminal_the_demo_prints_lines_and_a_table() -> None:
