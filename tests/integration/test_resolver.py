@@ -442,14 +442,12 @@ def test_who_asks_for_a_name_that_fails_does_not_wait(
     resolver.lookup("db.test")
     nameserver.fail(Fault.SILENT)
     clock.now += 60.0
+    began = time.monotonic()
     resolver.lookup("db.test")  # the first caller learns that nobody answers
+    learned = time.monotonic()
     clock.now += 1.0
-    took = []
-    for _ in range(3):
-        began = time.monotonic()
-        assert resolver.lookup("db.test").addresses
-        took.append(time.monotonic() - began)
-    assert min(took) < 0.5, "half of one attempt; a busy machine may delay one of them"
+    assert resolver.lookup("db.test").addresses
+    assert time.monotonic() - learned < (learned - began) / 2
     until_no_lookups()
 
 

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from itertools import count
 from time import monotonic, sleep
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, Self
 from uuid import uuid4
 
@@ -19,12 +20,16 @@ from psycopg.rows import dict_row
 from psycopg.types.string import StrDumper
 from psycopg_pool.pool import WaitingClient
 
+from hasql._adapters.psycopg.thread_connects import ThreadConnects
+from hasql._adapters.psycopg.thread_slots import IdleConnections
 from hasql.cluster.dsn import Dsn
 from hasql.cluster.probe import Role
+from hasql.driver.time_left import TimeLeft
 from hasql.errors import ConfigurationError, UnknownConnectionError
 from hasql.sync.psycopg3 import PoolManager
 from testbed.scene import Table, in_flight
 from tests.unit.test_thread_faults import interrupted_at
+from tests.unit.test_thread_manager import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -427,6 +432,38 @@ def test_no_thread_waits_in_the_pool_however_threads_take_turns(pg_cluster: Loca
         assert 1 <= told["connections_num"] <= 4
         [master] = [node for node in manager.metrics().nodes if node.role is Role.MASTER]
         assert master.pool_idle == told["pool_available"] == told["pool_size"]
+
+
+class _Idle:
+    """An idle connection."""
+
+    taken = lost = False
+
+
+def test_a_claim_that_fails_for_a_moment_takes_nothing_out_of_the_pool() -> None:
+    idle, another = IdleConnections(), -1  # no thread has this identifier
+    takes: list[float] = []
+
+    class FullPool:
+        def has_vacancy(self) -> bool:
+            idle.give_up_claim(another)  # as when that thread has got its connection
+            return False
+
+        def take(self, seconds: float) -> None:
+            takes.append(seconds)
+            raise AssertionError("it takes a connection out")
+
+    opened: Any = SimpleNamespace(idle=idle)
+    connects = ThreadConnects(opened)
+    full: Any = FullPool()
+    connects.pool = full
+    connection: Any = _Idle()
+    idle.note_idle(connection)
+    idle.claim_next(another)
+    assert connects.wait(TimeLeft(monotonic() + 60, monotonic, 0.0, lambda: None))
+    assert idle.has_claim(threading.get_ident())
+    until(lambda: not len(connects))
+    assert takes == []
 
 
 @pytest.mark.parametrize("way", ["close", "terminate"])

@@ -165,7 +165,7 @@ class ThreadConnects:
         while not self.pool.has_vacancy():
             with self._idle.lock:
                 # While another thread's claim ends, a claim may fail although there is an idle
-                # connection. By now that has passed.
+                # connection. By now it may succeed.
                 self._grant_claim()
                 if connect.waiter is None:
                     connect.finish()
@@ -175,7 +175,7 @@ class ThreadConnects:
             try:
                 found: ThreadConnection | None = self.pool.take(min(wait, seconds))
             except PoolTimeout:
-                # A thread still waits (perhaps another one by now), and there may be a vacancy.
+                # There may be a vacancy by now, and another thread that waits.
                 wait *= 2
             else:
                 if found is not None:
